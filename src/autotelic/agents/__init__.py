@@ -1,0 +1,10 @@
+"""The four roles. A role is a prompt, a model handle and a structured output."""
+
+from __future__ import annotations
+
+from autotelic.agents.critic import Critic
+from autotelic.agents.curator import Curator, Review
+from autotelic.agents.proposer import Draft, Proposer
+from autotelic.agents.solver import Attempt, Solver, demonstration_turns
+
+__all__ = ["Attempt", "Critic", "Curator", "Draft", "Proposer", "Review", "Solver", "demonstration_turns"]

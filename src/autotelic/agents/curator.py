@@ -1,0 +1,76 @@
+"""The curator decides what is worth learning: the gates of `autotelic.selection` first, its own word only where it pays.
+
+The gates are exact and always hold. The model's review is an opinion on top of them; it is recorded for a sample of items,
+right and wrong ones, and it may drop an item only while its reviews tell right from wrong better than chance on that
+sample.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from autotelic.core.words import Completion, Frozen, Message
+from autotelic.serving import Gateway, Sampling
+
+__all__ = ["Curator", "Review"]
+
+SYSTEM = "You choose examples to learn from. Keep an example only if its answer is right and clear."
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"keep": {"type": "boolean"}, "why": {"enum": ["clear", "wrong", "unclear", "trivial"]}},
+    "required": ["keep", "why"],
+    "additionalProperties": False,
+}
+
+
+class _Opinion(Frozen):
+    keep: bool
+    why: Literal["clear", "wrong", "unclear", "trivial"]
+
+
+class Review(Frozen):
+    """The curator's opinion of one item."""
+
+    item_id: str
+    """Trajectory reviewed."""
+    keep: float | None
+    """Share of the sampled opinions that would keep it, in [0, 1]; `None` if there is none."""
+    why: str = ""
+    """Reason of the majority's first opinion."""
+
+
+class Curator:
+    """Reviews candidate examples through the gateway.
+
+    Args:
+        gateway: where model calls go.
+        samples: opinions sampled for one review.
+    """
+
+    def __init__(self, gateway: Gateway, *, samples: int = 4) -> None:
+        self._gateway = gateway
+        self._samples = samples
+
+    async def review(self, item_id: str, question: str, answer: str, *, seed: int) -> Review:
+        """Return the model's opinion of one example."""
+        messages = [
+            Message(role="system", content=SYSTEM),
+            Message(role="user", content=f"Example:\n{question}\n\nAnswer:\n{answer}\n\nKeep this example?"),
+        ]
+        sampling = Sampling(n=self._samples, seed=seed, max_tokens=24, temperature=1.0, schema=SCHEMA)
+        opinions = [o for c in await self._gateway.complete(messages, sampling) if (o := _parse(c)) is not None]
+        if not opinions:
+            return Review(item_id=item_id, keep=None)
+        keep = sum(o.keep for o in opinions) / len(opinions)
+        return Review(item_id=item_id, keep=keep, why=next(o.why for o in opinions if o.keep == (keep > 0.5) or keep == 0.5))
+
+
+def _parse(completion: Completion) -> _Opinion | None:
+    try:
+        return _Opinion.model_validate(json.loads(completion.text))
+    except (ValueError, ValidationError):
+        return None

@@ -1,0 +1,215 @@
+"""The commands: each is a few lines over the library, with `--json` where a script would want it.
+
+Exit codes: 0 done, 1 something failed, 2 the user has to act, 3 the run waits for a person, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from autotelic import __version__
+from autotelic.core.errors import UsageError
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="autotelic",
+    help="Language models that improve themselves: self-play over a local vLLM model, proved, gated, resumable.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+policies = typer.Typer(help="The policies of a run: list, show, promote, roll back.", no_args_is_help=True)
+app.add_typer(policies, name="policies")
+
+out = Console()
+
+RunArgument = Annotated[Path, typer.Argument(help="Directory of a run.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs.")]
+SetArgument = Annotated[list[str] | None, typer.Argument(help="Overrides of the config, key=value.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        out.print(f"autotelic {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Language models that improve themselves."""
+
+
+@app.command("self-play")
+def self_play(
+    config: Annotated[Path, typer.Argument(help="YAML file, e.g. configs/quickstart.yaml.")],
+    overrides: SetArgument = None,
+    run: Annotated[Path | None, typer.Option(help="Run directory; runs/<config's name> if not given.")] = None,
+    approve: Annotated[
+        bool | None, typer.Option("--approve/--refuse", help="Answer to a promotion that waits for a person.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold a self-play session, or go on with one that was interrupted."""
+    from autotelic.cli.bars import Bars
+    from autotelic.core.config import load_config
+    from autotelic.graphs import Config, SelfPlay
+
+    settings = load_config(Config, config, overrides or [])
+    directory = run or Path("runs") / config.stem
+    with Bars() as bars:
+        outcome = asyncio.run(SelfPlay(settings, directory, bars).run(answer=approve))
+    if outcome.question is not None:
+        _show({"waiting": outcome.question}, as_json, f"waiting for a person: {outcome.question}")
+        raise typer.Exit(3)
+    _finished(directory, as_json)
+
+
+def _finished(run: Path, as_json: bool) -> None:
+    from autotelic.cli.tables import report_tables
+
+    report = json.loads((run / "report.json").read_text())
+    if as_json:
+        out.print_json(json.dumps(report))
+        return
+    for table in report_tables(report):
+        out.print(table)
+    out.print(f"report: {run / 'report.html'}", soft_wrap=True)
+
+
+@app.command()
+def report(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Write report.json and report.html of a run anew, and show the figures."""
+    from autotelic.core.run_dir import RunDir
+    from autotelic.evaluation import write_report
+
+    write_report(RunDir(run).require().root)
+    _finished(run, as_json)
+
+
+@app.command("eval")
+def evaluate(
+    run: RunArgument,
+    policy: Annotated[int | None, typer.Option(help="Number of a policy; the champion if not given.")] = None,
+    suite: Annotated[str, typer.Option(help="frozen, or fresh:ROUND, regression:ROUND.")] = "frozen",
+    memory: Annotated[bool, typer.Option(help="Answer with the memory's help.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a policy answer a suite, and show its accuracy by family beside the best constant answer."""
+    from autotelic.cli.actions import evaluate_policy
+    from autotelic.cli.tables import accuracy_table
+
+    found = asyncio.run(evaluate_policy(run, policy, suite, memory=memory))
+    _show(found, as_json, accuracy_table(found))
+
+
+@app.command()
+def train(
+    run: RunArgument,
+    round: Annotated[int | None, typer.Option(help="Round whose curated data is used; the newest if not given.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one more candidate from the champion on curated data; it is proved and measured, the gate decides."""
+    from autotelic.cli.actions import train_candidate
+
+    found = asyncio.run(train_candidate(run, round))
+    _show(found, as_json, f"policy-{found['candidate']}: {'promoted' if found['promoted'] else 'not promoted'}")
+
+
+@app.command("run")
+def run_graph(
+    graph: Annotated[str, typer.Argument(help="Name of a registered graph, e.g. solve.")],
+    given: Annotated[str, typer.Option("--input", help='JSON, e.g. {"question": "What is 2 + 2?"}.')],
+    run: Annotated[Path | None, typer.Option(help="A run whose champion answers, with its memory.")] = None,
+    model: Annotated[str, typer.Option(help="Built-in name, directory or hub id served by vLLM; or provider/model.")] = "",
+    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server to use instead.")] = None,
+    tool: Annotated[list[str] | None, typer.Option(help="Tool by name, file or module:name. May be repeated.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run an agent graph once."""
+    from autotelic.cli.actions import run_once
+
+    try:
+        payload = json.loads(given)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"--input is not JSON: {error}. Example: --input '{{\"question\": \"2 + 2?\"}}'") from None
+    found = asyncio.run(run_once(graph, payload, run=run, model=model, base_url=base_url, tools=tool or []))
+    _show(found, as_json, str(found["answer"]))
+
+
+@policies.command("list")
+def list_policies(run: RunArgument, as_json: JsonOption = False) -> None:
+    """List every policy of a run."""
+    from autotelic.cli.actions import describe_policies
+
+    rows = describe_policies(run)
+    table = Table("policy", "state", "parent", "round", "method", "frozen", "hash")
+    for row in rows:
+        shown = "-" if row["frozen"] is None else f"{row['frozen']:.1%}"
+        table.add_row(
+            f"policy-{row['number']}", row["state"], str(row["parent"]), str(row["round"]), row["method"], shown, row["sha256"][:8]
+        )
+    _show(rows, as_json, table)
+
+
+@policies.command("show")
+def show_policy(run: RunArgument, number: int, as_json: JsonOption = False) -> None:
+    """Show a policy's card, deliveries and gate."""
+    from autotelic.cli.actions import describe_policy
+
+    found = describe_policy(run, number)
+    _show(found, as_json, json.dumps(found, indent=2, default=str))
+
+
+@policies.command("promote")
+def promote(run: RunArgument, number: int, as_json: JsonOption = False) -> None:
+    """Make a policy the champion, after the server has been shown to answer with it."""
+    _crown(run, number, as_json)
+
+
+@policies.command("rollback")
+def rollback(
+    run: RunArgument,
+    number: Annotated[int | None, typer.Argument(help="Number; the champion's parent if not given.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go back to an earlier policy, proved on the server."""
+    _crown(run, number, as_json)
+
+
+def _crown(run: Path, number: int | None, as_json: bool) -> None:
+    from autotelic.cli.actions import crown
+
+    found = asyncio.run(crown(run, number))
+    _show(found, as_json, f"policy-{found['champion']} is the champion, proved: {found['proof']}")
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Look at what this machine can do and what is missing, with the fix."""
+    from autotelic.cli.doctor import examine
+
+    findings = examine()
+    table = Table("", "what", "found", "needed for", "fix")
+    for f in findings:
+        table.add_row("[green]ok[/]" if f.ok else "[red]no[/]", f.name, f.found, f.needed_for, f.fix)
+    _show([f.model_dump() for f in findings], as_json, table)
+    if not all(f.ok for f in findings):
+        raise typer.Exit(1)
+
+
+def _show(data: Any, as_json: bool, shown: Any) -> None:
+    if as_json:
+        out.print_json(json.dumps(data, default=str))
+    else:
+        out.print(shown, soft_wrap=isinstance(shown, str), markup=not isinstance(shown, str))

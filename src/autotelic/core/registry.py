@@ -1,0 +1,102 @@
+"""One registry for everything third parties may add.
+
+A plug-in is found in two ways: a decorator in the running program (`@register("environment", "name")`) or an entry point
+in the group `autotelic.<kind>` of an installed package. Decorators only mark; nothing is imported until asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, TypeVar, get_args
+
+from autotelic.core.errors import UsageError
+
+__all__ = ["Kind", "available", "lookup", "register"]
+
+Kind = Literal["environment", "tool", "strategy", "selector", "method", "metric", "graph", "embedder"]
+T = TypeVar("T")
+
+_registered: dict[tuple[str, str], Any] = {}
+_builtin: dict[tuple[str, str], str] = {
+    ("environment", "reasoning_gym"): "autotelic.environments.reasoning_gym:ReasoningGym",
+    ("environment", "code"): "autotelic.environments.code:CodeEnvironment",
+    ("method", "sft"): "autotelic.training.sft:SFT",
+    ("graph", "solve"): "autotelic.graphs.solve:solve",
+    ("graph", "self_play"): "autotelic.graphs.self_play:self_play",
+    ("embedder", "minilm"): "autotelic.memory.embedder:MiniLM",
+}
+
+
+def register(kind: Kind, name: str) -> Callable[[T], T]:
+    """Mark an object as the plug-in `name` of `kind`.
+
+    Raises:
+        UsageError: the kind is unknown, or another object already has this name.
+    """
+    _check(kind)
+
+    def mark(thing: T) -> T:
+        known = _registered.get((kind, name))
+        if known is not None and known is not thing and _origin(known) != _origin(thing):
+            raise UsageError(
+                f"two {kind} plug-ins are called {name!r}: {_origin(known)} and {_origin(thing)}. Rename one of them."
+            )
+        _registered[(kind, name)] = thing
+        return thing
+
+    return mark
+
+
+def lookup(kind: Kind, name: str) -> Any:
+    """Return the plug-in `name` of `kind`: the program's own first, then entry points, then what is built in.
+
+    Raises:
+        UsageError: nothing has that name, or it cannot be imported; the message says what was tried.
+    """
+    _check(kind)
+    if (kind, name) in _registered:
+        return _registered[(kind, name)]
+    for point in _points(kind):
+        if point.name == name:
+            return _load(kind, name, point.value)
+    if (kind, name) in _builtin:
+        return _load(kind, name, _builtin[(kind, name)])
+    raise UsageError(
+        f"no {kind} is called {name!r}. There are: {', '.join(available(kind)) or 'none'}. Register one with "
+        f"@autotelic.register({kind!r}, {name!r}) or through the entry point group autotelic.{kind}."
+    )
+
+
+def available(kind: Kind) -> list[str]:
+    """Return the names of all plug-ins of `kind`, sorted, without importing them."""
+    _check(kind)
+    names = {n for k, n in [*_registered, *_builtin] if k == kind}
+    return sorted(names | {p.name for p in _points(kind)})
+
+
+def _points(kind: str) -> list[EntryPoint]:
+    return list(entry_points(group=f"autotelic.{kind}"))
+
+
+def _load(kind: str, name: str, target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"the {kind} {name!r} cannot be loaded from {target}: {type(error).__name__}: {error}. "
+            "Mend or uninstall the package that offers it."
+        ) from error
+
+
+def _origin(thing: Any) -> str:
+    return f"{getattr(thing, '__module__', '?')}.{getattr(thing, '__qualname__', thing)}"
+
+
+def _check(kind: str) -> None:
+    if kind not in get_args(Kind):
+        raise UsageError(f"{kind!r} is not a kind of plug-in. Kinds: {', '.join(get_args(Kind))}.")

@@ -1,0 +1,7 @@
+"""Where tasks come from and how answers are checked."""
+
+from __future__ import annotations
+
+from autotelic.environments.base import Checked, Environment, make_environment, parse_config, plain_answer, solved
+
+__all__ = ["Checked", "Environment", "make_environment", "parse_config", "plain_answer", "solved"]

@@ -1,0 +1,134 @@
+"""The evaluator tests itself before it is believed.
+
+Wrong checkers have made papers: gold and answer swapped (R-Zero #31), a substring test the wrong way round, an error
+counted as a zero. So every evaluation begins with answer sheets whose result is known: the gold answers must score 1.0,
+sheets that cannot be right must score 0.0, and right answers handed to the wrong tasks must score far lower.
+
+Not covered: a checker that errs on rare answers only, and tasks without a gold answer.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Protocol
+
+from autotelic.core.errors import EnvironmentFailure
+from autotelic.core.words import Frozen, Task
+from autotelic.environments import Checked, solved
+
+__all__ = ["Checks", "SelfTest", "Sheet", "self_test"]
+
+SWAPPED_LIMIT = 0.5
+"""Largest share that right answers on the wrong tasks may score: some tasks take several answers, none takes most."""
+
+
+class Checks(Protocol):
+    """The part of an environment that is tested."""
+
+    async def check(self, task: Task, answer: str | None) -> Checked:
+        """Judge an answer."""
+        ...
+
+
+class Sheet(Frozen):
+    """One answer sheet and how it came out."""
+
+    name: str
+    """What is on it."""
+    n: int
+    """Answers on it."""
+    accuracy: float
+    """Share judged right; an answer without a verdict is not right."""
+    expected: str
+    """What it has to be, in words."""
+    passed: bool
+    """Whether it is."""
+
+
+class SelfTest(Frozen):
+    """What the self-test measured."""
+
+    sheets: tuple[Sheet, ...]
+    """Every sheet, in the order good, bad, swapped."""
+    untested: int
+    """Tasks that could not be used because they have no gold answer."""
+
+
+async def self_test(environment: Checks, tasks: Sequence[Task]) -> SelfTest:
+    """Judge known-good, known-bad and swapped answer sheets with the environment's own checker.
+
+    The sheets: the gold answers; nothing at all; an empty answer; nonsense; all gold answers of the family in one
+    answer (whoever lists every guess has not answered); and each gold answer on another task of its family that has
+    a different one.
+
+    Args:
+        environment: whose `check` is tested.
+        tasks: a sample; two with different gold answers in each family make the swap possible.
+
+    Raises:
+        EnvironmentFailure: a sheet came out wrong, or no task has a gold answer; the message has the figures.
+    """
+    usable = [(task, task.answer) for task in tasks if task.answer is not None]
+    if not usable:
+        raise EnvironmentFailure(
+            f"the evaluator cannot test itself: none of {len(tasks)} tasks has a gold answer. Give the environment's "
+            "tasks an `answer`, or evaluate with one that does."
+        )
+    sheets = [await _judge(environment, "gold answers", usable, low=1.0, high=1.0)]
+    bad: list[tuple[str, list[tuple[Task, str | None]]]] = [
+        ("no answer", [(task, None) for task, _ in usable]),
+        ("empty answers", [(task, "") for task, _ in usable]),
+        ("nonsense", [(task, f"\u2205 nonsense {i}") for i, (task, _) in enumerate(usable)]),
+        ("every guess at once", _shotgun(usable)),
+    ]
+    sheets += [await _judge(environment, name, rows, low=0.0, high=0.0) for name, rows in bad if rows]
+    swapped = _swapped(usable)
+    if swapped:
+        sheets.append(await _judge(environment, "swapped between tasks", swapped, low=0.0, high=SWAPPED_LIMIT))
+    if not all(sheet.passed for sheet in sheets):
+        figures = "; ".join(
+            f"{s.name}: {s.accuracy:.0%} of {s.n} right, expected {s.expected}{'' if s.passed else ' (WRONG)'}"
+            for s in sheets
+        )
+        raise EnvironmentFailure(
+            f"the evaluator failed its self-test: {figures}. No score of it can be believed: mend the environment's "
+            "checker or its gold answers."
+        )
+    return SelfTest(sheets=tuple(sheets), untested=len(tasks) - len(usable))
+
+
+async def _judge(
+    environment: Checks, name: str, rows: Sequence[tuple[Task, str | None]], *, low: float, high: float
+) -> Sheet:
+    right = [solved((await environment.check(task, answer)).score) for task, answer in rows]
+    accuracy = sum(right) / len(right)
+    expected = f"exactly {low:.0%}" if low == high else f"at most {high:.0%}"
+    return Sheet(name=name, n=len(rows), accuracy=accuracy, expected=expected, passed=low <= accuracy <= high)
+
+
+def _by_family(usable: Sequence[tuple[Task, str]]) -> dict[str, list[tuple[Task, str]]]:
+    groups: dict[str, list[tuple[Task, str]]] = defaultdict(list)
+    for task, answer in usable:
+        groups[task.family].append((task, answer))
+    return groups
+
+
+def _shotgun(usable: Sequence[tuple[Task, str]]) -> list[tuple[Task, str | None]]:
+    """Every task of a family gets all its gold answers; families with one distinct answer are left out."""
+    rows: list[tuple[Task, str | None]] = []
+    for group in _by_family(usable).values():
+        golds = sorted({answer.strip() for _, answer in group})
+        if len(golds) > 1:
+            rows += [(task, "\n".join(golds)) for task, _ in group]
+    return rows
+
+
+def _swapped(usable: Sequence[tuple[Task, str]]) -> list[tuple[Task, str | None]]:
+    """Every task gets the next different gold answer of its family, in alphabetical order."""
+    rows: list[tuple[Task, str | None]] = []
+    for group in _by_family(usable).values():
+        golds = sorted({answer.strip() for _, answer in group})
+        if len(golds) > 1:
+            rows += [(task, golds[(golds.index(answer.strip()) + 1) % len(golds)]) for task, answer in group]
+    return rows

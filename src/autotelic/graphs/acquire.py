@@ -1,0 +1,209 @@
+"""Data acquisition: the nodes `propose` and `solve`, and the `critique` of what came out.
+
+Each asks the ledger what is done and does the rest. An item is one row, written in one transaction when it is finished,
+under an id that does not depend on when or how often it was tried.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from autotelic.core.words import Message, Origin, Proposal, Rejection, Task
+from autotelic.graphs.session import Session, as_dicts
+from autotelic.graphs.solve import SolveState, build_solve
+from autotelic.serving import Sampling
+from autotelic.store import CritiqueRow, EpisodeRow, ExampleRow, ProposalRow, SuiteRow, TaskRow
+
+__all__ = ["critique", "propose", "solve"]
+
+
+async def propose(s: Session, round: int, champion: int) -> dict[str, Any]:
+    """Have tasks written and validated until the round has its number of proposals."""
+    await s.serve(champion)
+    settings = s.config.propose
+    done = set(s.ledger.column(ProposalRow, "id", round=round))
+    explored = settings.tasks * settings.explore
+    free = s.environment.tasks(max(1, int(explored)), s.seed("explore", round))
+    taken = set(s.ledger.column(SuiteRow, "task_id")) | set(s.ledger.column(TaskRow, "id", origin=Origin.REAL.value))
+    known = taken | set(s.ledger.column(ProposalRow, "task_id"))
+    groups = [range(i, min(i + settings.group, settings.tasks)) for i in range(0, settings.tasks, settings.group)]
+    open_groups = [g for g in groups if any(_proposal_id(round, i) not in done for i in g)]
+    examples = [e.completion for e in s.ledger.rows(ExampleRow, role="proposer", order=["round", "position"])]
+
+    async def write(group: range) -> None:
+        rng = random.Random(s.seed("propose", round, group.start))
+        by_model = [i for i in group if i >= int(explored)]
+        drafts = {}
+        if by_model:
+            shown = _shown(rng, examples, free, s, settings.examples)
+            written = await s.proposer.draft(shown, n=len(by_model), seed=rng.getrandbits(31))
+            drafts = dict(zip(by_model, written, strict=True))
+        rows, tasks = [], []
+        for i in group:
+            draft = drafts.get(i)
+            text = draft.completion.text if draft else s.environment.proposal_text(free[i])
+            row, task = await _judge(s, round, i, text, explore=draft is None, known=known)
+            row.policy, row.messages = champion, as_dicts(draft.messages if draft else s.proposer.messages())
+            rows.append(row)
+            tasks += [task] if task else []
+        s.ledger.add_tasks(tasks)
+        s.ledger.add(rows)
+
+    await s.each("propose", open_groups, write, done=len(groups) - len(open_groups))
+    rows = s.ledger.rows(ProposalRow, round=round)
+    return {"proposals": len(rows), "valid": sum(r.task_id is not None for r in rows)}
+
+
+def _shown(rng: random.Random, examples: list[str], free: list[Task], s: Session, n: int) -> list[str]:
+    """Earlier successes, filled up with the environment's own, in random order: the source of variety."""
+    pool = rng.sample(examples, min(n, len(examples)))
+    pool += [s.environment.proposal_text(t) for t in rng.sample(free, min(n - len(pool), len(free)))]
+    return rng.sample(pool, len(pool))
+
+
+async def _judge(
+    s: Session, round: int, index: int, text: str, *, explore: bool, known: set[str]
+) -> tuple[ProposalRow, Task | None]:
+    origin = Origin.EXPLORE if explore else Origin.PROPOSER
+    proposal = Proposal(
+        id=_proposal_id(round, index),
+        environment=s.environment.name,
+        text=text,
+        seed=s.seed("instance", round, index),
+        origin=origin,
+    )
+    outcome = await s.environment.validate(proposal)
+    row = ProposalRow(
+        id=proposal.id,
+        round=round,
+        index=index,
+        origin=origin.value,
+        policy=0,
+        messages=[],
+        text=text,
+        seed=proposal.seed,
+        reason="ok",
+    )
+    if isinstance(outcome, Rejection):
+        row.reason, row.detail = outcome.reason, outcome.detail
+        return row, None
+    row.family = outcome.family
+    if outcome.id in known:
+        row.reason, row.detail = "duplicate", "a task of this run, of a suite or of the real set already"
+        return row, None
+    known.add(outcome.id)
+    row.task_id = outcome.id
+    return row, outcome.model_copy(update={"origin": origin})
+
+
+async def solve(s: Session, round: int, champion: int) -> dict[str, Any]:
+    """Roll out the champion on every valid task of the round."""
+    await s.serve(champion)
+    proposals = s.ledger.rows(ProposalRow, round=round, reason="ok", order="index")
+    tasks = s.ledger.tasks(str(p.task_id) for p in proposals)
+    settings = s.config.solve
+    bare = settings.bare_samples if champion > 0 else 0
+    done = set(s.ledger.column(EpisodeRow, "id", round=round))
+    wanted = [(task, helped, n) for task in tasks.values() for helped, n in ((True, settings.samples), (False, bare)) if n]
+    todo = [(t, h, n) for t, h, n in wanted if _episode_id(round, t.id, h, n - 1) not in done]
+    demonstrations = await recall(s, [t for t, helped, _ in todo if helped], round)
+    graph = build_solve(s.solver)
+
+    async def roll_out(item: tuple[Task, bool, int]) -> None:
+        task, helped, n = item
+        sampling = Sampling(
+            n=n,
+            seed=s.seed("solve", round, task.id, int(helped)),
+            temperature=settings.temperature,
+            max_tokens=settings.max_tokens,
+        )
+        given = demonstrations.get(task.id, []) if helped else []
+        state: SolveState = {"task": task, "demonstrations": given, "sampling": sampling}
+        result = await graph.ainvoke(state)
+        s.ledger.add(_episodes(round, champion, helped, result))
+
+    await s.each("solve", todo, roll_out, done=len(wanted) - len(todo))
+    return {"episodes": s.ledger.count(EpisodeRow, round=round)}
+
+
+async def recall(s: Session, tasks: list[Task], round: int) -> dict[str, list[tuple[str, str, str]]]:
+    """Return the demonstrations (id, question, answer) that the memory of earlier rounds has for each task."""
+    if not tasks or not s.config.memory.demonstrations:
+        return {}
+    s.progress.start("recall")
+    found = await s.memory.retrieve(tasks, s.config.memory.demonstrations, before_round=round)
+    s.progress.stop("recall")
+    return {t.id: [(d.id, d.question, d.answer) for d in ds] for t, ds in zip(tasks, found, strict=True)}
+
+
+def _episodes(round: int, policy: int, helped: bool, result: SolveState) -> list[EpisodeRow]:
+    task, attempts = result["task"], result["attempts"]
+    return [
+        EpisodeRow(
+            id=_episode_id(round, task.id, helped, sample),
+            round=round,
+            task_id=task.id,
+            family=task.family,
+            policy=policy if attempt.completion.policy is None else attempt.completion.policy,
+            sample=sample,
+            messages=as_dicts(result["messages"]),
+            bare_messages=as_dicts(result["bare_messages"]),
+            text=attempt.completion.text,
+            finish_reason=attempt.completion.finish_reason,
+            token_ids=list(attempt.completion.token_ids),
+            prompt_tokens=attempt.completion.prompt_tokens,
+            completion_tokens=attempt.completion.completion_tokens,
+            answer=attempt.answer,
+            score=attempt.score,
+            reason=attempt.reason,
+            memory_ids=[d[0] for d in result["demonstrations"]],
+            seed=result["sampling"].seed or 0,
+        )
+        for sample, attempt in enumerate(attempts)
+    ]
+
+
+async def critique(s: Session, round: int, champion: int) -> dict[str, Any]:
+    """Have the critic judge a balanced sample of the round's trajectories, blind to the key."""
+    await s.serve(champion)
+    chosen = balanced_sample(s, round, s.config.critique.episodes, "critique")
+    done = set(s.ledger.column(CritiqueRow, "trajectory_id", round=round))
+    tasks = s.ledger.tasks(e.task_id for e in chosen)
+    todo = [e for e in chosen if e.id not in done]
+
+    async def judge(episode: EpisodeRow) -> None:
+        question = tasks[episode.task_id].question
+        verdict = await s.critic.judge(
+            episode.id, question, episode.answer or episode.text, seed=s.seed("critique", episode.id)
+        )
+        row = CritiqueRow(
+            round=round, policy=champion, family=episode.family, truth=episode.score, **verdict.model_dump()
+        )
+        s.ledger.add([row])
+
+    await s.each("critique", todo, judge, done=len(chosen) - len(todo))
+    return {"critiques": len(chosen)}
+
+
+def balanced_sample(s: Session, round: int, n: int, purpose: str) -> list[EpisodeRow]:
+    """Choose up to `n` episodes with an answer, half right and half wrong as far as there are enough."""
+    rng = random.Random(s.seed(purpose, round))
+    episodes = [e for e in s.ledger.rows(EpisodeRow, round=round, order="id") if e.answer is not None]
+    right = [e for e in episodes if e.score == 1.0]
+    wrong = [e for e in episodes if e.score is not None and e.score < 1.0]
+    chosen = rng.sample(right, min(n // 2, len(right)))
+    return chosen + rng.sample(wrong, min(n - len(chosen), len(wrong)))
+
+
+def messages_of(row: list[dict[str, str]]) -> tuple[Message, ...]:
+    """Messages as stored, back as words."""
+    return tuple(Message.model_validate(m) for m in row)
+
+
+def _proposal_id(round: int, index: int) -> str:
+    return f"r{round}/propose/{index}"
+
+
+def _episode_id(round: int, task_id: str, helped: bool, sample: int) -> str:
+    return f"r{round}/solve/{task_id}/{'memory' if helped else 'bare'}/{sample}"

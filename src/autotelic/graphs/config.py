@@ -1,0 +1,196 @@
+"""The config of a self-play session: a frozen tree, one branch per node of the loop.
+
+A working config is ten lines; everything has a default. Combinations that cannot work are refused here, with the numbers
+and the mend, before anything is started.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from autotelic.core.words import Frozen
+from autotelic.evaluation import AlarmConfig, GateConfig
+from autotelic.serving import ServingConfig
+
+__all__ = [
+    "Config",
+    "CritiqueConfig",
+    "CurateConfig",
+    "EvaluateConfig",
+    "MemoryConfig",
+    "ProposeConfig",
+    "SolveConfig",
+    "TrainConfig",
+]
+
+
+class ProposeConfig(Frozen):
+    """Data acquisition: how tasks come to be."""
+
+    tasks: int = Field(default=320, ge=1)
+    """Proposals a round."""
+    explore: float = Field(default=0.25, ge=0, le=1)
+    """Share of the proposals that is drawn evenly from the environment instead, so that no family dies out."""
+    examples: int = Field(default=4, ge=0)
+    """Earlier successful proposals shown to the proposer."""
+    group: int = Field(default=8, ge=1)
+    """Proposals sampled after the same examples."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Sampling temperature."""
+    max_tokens: int = Field(default=64, ge=1)
+    """Bound on one proposal, tokens."""
+
+
+class SolveConfig(Frozen):
+    """Rollouts."""
+
+    samples: int = Field(default=8, ge=1)
+    """Attempts at each task with the memory's help."""
+    bare_samples: int = Field(default=0, ge=0)
+    """Attempts at each task without any help, beside those with it (from the second round on)."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Sampling temperature."""
+    max_tokens: int = Field(default=24, ge=1)
+    """Bound on one answer, tokens."""
+    concurrency: int = Field(default=32, ge=1)
+    """Tasks in flight at once."""
+
+
+class MemoryConfig(Frozen):
+    """The demonstration memory."""
+
+    demonstrations: int = Field(default=3, ge=0)
+    """Solved examples in the prompt when memory is on."""
+    real: int = Field(default=8, ge=0)
+    """Real solved examples of each family that the memory starts with; also the real data that is replayed."""
+    per_family: int = Field(default=500, ge=1)
+    """Bound on what is remembered of one family."""
+    embedder: str = "minilm"
+    """Registered embedder."""
+
+
+class CritiqueConfig(Frozen):
+    """The critic's share of a round."""
+
+    episodes: int = Field(default=32, ge=0)
+    """Trajectories that are criticised, half right and half wrong where there are enough."""
+    samples: int = Field(default=4, ge=1)
+    """Judgements sampled for each."""
+
+
+class CurateConfig(Frozen):
+    """Data selection."""
+
+    min_examples: int = Field(default=24, ge=1)
+    """Fewer new solver examples than this, and the round does not train."""
+    max_examples: int = Field(default=600, ge=1)
+    """Bound on new solver examples a round."""
+    per_task: int = Field(default=1, ge=1)
+    """Right trajectories kept of one task."""
+    near_duplicate: float = Field(default=0.9, gt=0, le=1)
+    """Similarity from which two examples are the same one."""
+    replay: float = Field(default=0.5, ge=0)
+    """Rows replayed from earlier rounds, as a share of the new ones."""
+    real: float = Field(default=0.1, ge=0)
+    """Rows replayed from the real set, as a share of the new ones."""
+    proposer: float = Field(default=0.15, ge=0)
+    """Most rows for the proposer's role, as a share of the new solver rows."""
+    reviews: int = Field(default=0, ge=0)
+    """Items a round that the curator's model reviews."""
+
+
+class TrainConfig(Frozen):
+    """Model optimization."""
+
+    method: str = "sft"
+    """Registered method."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """What the method takes; see its own config."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of the trainer; all cores by default."""
+    timeout: float = Field(default=3600.0, gt=0)
+    """A training that takes longer is ended and fails, seconds."""
+
+
+class EvaluateConfig(Frozen):
+    """Autonomous evaluation."""
+
+    fresh: int = Field(default=200, ge=1)
+    """Tasks of the fresh suite, new every round."""
+    frozen: int = Field(default=120, ge=1)
+    """Tasks of the frozen suite."""
+    regression: int = Field(default=100, ge=0)
+    """At most so many past failures."""
+    sealed: int = Field(default=400, ge=1)
+    """Tasks of the sealed suite, opened once at the end."""
+    two_by_two: int = Field(default=100, ge=0)
+    """Fresh tasks answered with the memory's help too, for the 2x2."""
+
+
+class Config(Frozen):
+    """A whole session."""
+
+    model: str = "smollm2-135m-instruct"
+    """Built-in name, local directory or hub id."""
+    seed: int = Field(default=0, ge=0)
+    """Everything random is derived from it."""
+    environment: dict[str, Any]
+    """`name` of a registered environment, and what it takes."""
+    rounds: int = Field(default=2, ge=1)
+    """At most so many rounds."""
+    seconds: float | None = Field(default=None, gt=0)
+    """No new round is started that, by the longest one so far, would end after this many seconds."""
+    patience: int = Field(default=2, ge=1)
+    """Rounds in a row without a promotion after which the run ends."""
+    human_gate: bool = False
+    """Ask a person before a promotion."""
+    sandbox: str = "auto"
+    """Back end for model-written code."""
+    propose: ProposeConfig = ProposeConfig()
+    """Node `propose`."""
+    solve: SolveConfig = SolveConfig()
+    """Node `solve`."""
+    memory: MemoryConfig = MemoryConfig()
+    """The demonstration memory."""
+    critique: CritiqueConfig = CritiqueConfig()
+    """Node `critique`."""
+    curate: CurateConfig = CurateConfig()
+    """Node `curate`."""
+    train: TrainConfig = TrainConfig()
+    """Node `train`."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Node `evaluate`."""
+    gate: GateConfig = GateConfig()
+    """Node `gate`."""
+    alarms: AlarmConfig = AlarmConfig()
+    """What stops a run that collapses."""
+    serving: ServingConfig = ServingConfig()
+    """The model server."""
+
+    @model_validator(mode="after")
+    def _can_work(self) -> Config:
+        if "name" not in self.environment:
+            raise ValueError("environment has no name: add environment.name, for example reasoning_gym.")
+        if self.curate.min_examples > self.curate.max_examples:
+            raise ValueError(
+                f"curate.min_examples ({self.curate.min_examples}) exceeds curate.max_examples "
+                f"({self.curate.max_examples}), so nothing would ever train: raise curate.max_examples."
+            )
+        if self.curate.min_examples > self.propose.tasks * self.curate.per_task:
+            raise ValueError(
+                f"curate.min_examples ({self.curate.min_examples}) exceeds what a round can give, propose.tasks x "
+                f"curate.per_task ({self.propose.tasks} x {self.curate.per_task}): raise propose.tasks."
+            )
+        if self.solve.samples < 2:
+            raise ValueError(
+                f"solve.samples ({self.solve.samples}) is too small for a solve rate strictly between 0 and 1: "
+                "set solve.samples to 2 or more."
+            )
+        if self.gate.min_tasks > self.evaluate.fresh:
+            raise ValueError(
+                f"gate.min_tasks ({self.gate.min_tasks}) exceeds evaluate.fresh ({self.evaluate.fresh}), so nothing "
+                "would ever be promoted: raise evaluate.fresh."
+            )
+        return self

@@ -1,0 +1,253 @@
+"""Autonomous evaluation: the suites, the node `evaluate`, the node `gate`, and the sealed comparison at the end.
+
+An answer to a suite's task is one ledger row, keyed by suite, round, policy, memory and task. So nothing is answered
+twice, a champion's figures on the frozen suite are reused, and every number in the report is a sum over rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from langgraph.types import interrupt
+
+from autotelic.agents import Attempt
+from autotelic.core.errors import EnvironmentFailure
+from autotelic.core.words import Origin, PolicyState, Score, SuiteName, Task
+from autotelic.environments import solved
+from autotelic.evaluation import Comparison, Decision, self_test, decide, paired_bootstrap
+from autotelic.graphs.acquire import recall
+from autotelic.graphs.session import Session
+from autotelic.graphs.solve import SolveState, build_solve
+from autotelic.memory import Demonstration
+from autotelic.serving import Sampling
+from autotelic.store import EvaluationRow, GateRow, PolicyRow, SuiteRow, TaskRow
+
+__all__ = ["answer_suite", "compare", "evaluate", "finish", "fresh_suite", "gate", "prepare"]
+
+
+async def prepare(s: Session) -> dict[str, Any]:
+    """Round 0: draw the fixed suites and the real set, test the evaluator, fill the memory, measure the base."""
+    settings = s.config.evaluate
+    s.progress.start("suites")
+    await asyncio.to_thread(_draw, s, "sealed", settings.sealed)
+    await asyncio.to_thread(_draw, s, "frozen", settings.frozen)
+    real = await asyncio.to_thread(_real_set, s)
+    s.progress.stop("suites")
+    report = await self_test(s.environment, s.ledger.suite("frozen"))
+    await s.memory.add([_as_demonstration(task) for task in real])
+    await s.serve(0)
+    await answer_suite(s, "frozen", 0, 0)
+    return {"sealed": settings.sealed, "frozen": settings.frozen, "real": len(real), "selftest": report.model_dump()}
+
+
+def _draw(s: Session, suite: SuiteName, n: int, round: int = 0, also: tuple[str, ...] = ()) -> None:
+    """Draw a suite of `n` tasks that the run has not met: in no other suite, not proposed, not in the real set."""
+    if s.ledger.count(SuiteRow, suite=suite, round=round):
+        return
+    met = set(s.ledger.column(TaskRow, "id"))
+    want = n
+    while True:
+        drawn = s.environment.tasks(want, s.seed("suite", suite, round))
+        new = [t for t in drawn if t.id not in met]
+        if len(new) >= n:
+            break
+        if want > 8 * n:
+            raise EnvironmentFailure(
+                f"the {suite} suite needs {n} tasks that the run has not met, the environment has {len(new)} among "
+                f"{want}. Ask for a smaller evaluate.{suite}, or widen the environment's levels."
+            )
+        want *= 2
+    s.ledger.add_suite(suite, _balanced(new, n), round=round)
+
+
+def _balanced(tasks: list[Task], n: int) -> list[Task]:
+    """Choose `n` tasks round-robin over families, in the order drawn."""
+    queues: dict[str, list[Task]] = {}
+    for task in tasks:
+        queues.setdefault(task.family, []).append(task)
+    chosen: list[Task] = []
+    while len(chosen) < n:
+        for queue in queues.values():
+            if queue and len(chosen) < n:
+                chosen.append(queue.pop(0))
+    return chosen
+
+
+def _real_set(s: Session) -> list[Task]:
+    """Draw the small real set once: tasks whose right answer is known and may be shown and trained on."""
+    rows = s.ledger.rows(TaskRow, origin=Origin.REAL.value, order="id")
+    if rows:
+        return list(s.ledger.tasks(r.id for r in rows).values())
+    met = set(s.ledger.column(TaskRow, "id"))
+    n = s.config.memory.real * len(s.environment.families)
+    drawn = s.environment.tasks(3 * n, s.seed("real")) if n else []
+    usable = [t for t in drawn if t.id not in met and t.answer is not None]
+    real = [t.model_copy(update={"origin": Origin.REAL}) for t in _balanced(usable, min(n, len(usable)))]
+    s.ledger.add_tasks(real)
+    return real
+
+
+def _as_demonstration(task: Task) -> Demonstration:
+    return Demonstration(
+        id=f"real/{task.id}",
+        task_id=task.id,
+        environment=task.environment,
+        family=task.family,
+        question=task.question,
+        answer=str(task.answer),
+        round=0,
+    )
+
+
+async def fresh_suite(s: Session, round: int) -> None:
+    """Draw the round's fresh suite, before anything of the round is proposed."""
+    await asyncio.to_thread(_draw, s, "fresh", s.config.evaluate.fresh, round)
+
+
+async def answer_suite(
+    s: Session, suite: SuiteName, round: int, policy: int, *, memory_of: int | None = None, limit: int | None = None
+) -> list[EvaluationRow]:
+    """Have a policy answer a suite greedily, as far as it has not; return all of its rows.
+
+    Args:
+        s: the session; the policy is served, proved, before the first question.
+        suite: which suite.
+        round: the suite's round (0 for frozen and sealed).
+        policy: who answers.
+        memory_of: answer with the demonstrations that were there before this round; `None` is zero-shot.
+        limit: only the first so many tasks.
+    """
+    helped = memory_of is not None
+    tasks = s.ledger.suite(suite, round=round)[:limit]
+    key = {"suite": suite, "round": round, "policy": policy, "memory": helped}
+    done = set(s.ledger.column(EvaluationRow, "task_id", **key))
+    todo = [t for t in tasks if t.id not in done]
+    if todo:
+        await s.serve(policy)
+        demonstrations = await recall(s, todo, memory_of) if memory_of is not None else {}
+        graph = build_solve(s.solver)
+        sampling = Sampling(n=1, temperature=0.0, max_tokens=s.config.solve.max_tokens)
+
+        async def ask(task: Task) -> None:
+            state: SolveState = {
+                "task": task,
+                "demonstrations": demonstrations.get(task.id, []),
+                "sampling": sampling,
+            }
+            result = await graph.ainvoke(state)
+            s.ledger.add([_row(key, task, result["attempts"][0])])
+
+        name = f"{suite}{' + memory' if helped else ''}: policy-{policy}"
+        await s.each(name, todo, ask, done=len(tasks) - len(todo))
+    order = {t.id: i for i, t in enumerate(tasks)}
+    rows = [r for r in s.ledger.rows(EvaluationRow, **key) if r.task_id in order]
+    return sorted(rows, key=lambda row: order[row.task_id])
+
+
+def _row(key: dict[str, Any], task: Task, attempt: Attempt) -> EvaluationRow:
+    score: Score = attempt.score
+    return EvaluationRow(
+        **key,
+        task_id=task.id,
+        family=task.family,
+        text=attempt.completion.text,
+        answer=attempt.answer,
+        score=None if score is None else float(solved(score)),
+        reason=attempt.reason,
+        completion_tokens=attempt.completion.completion_tokens,
+    )
+
+
+def compare(s: Session, before: list[EvaluationRow], after: list[EvaluationRow]) -> Comparison | None:
+    """Compare two policies' rows on the tasks that both answered."""
+    other = {r.task_id: r.score for r in after}
+    pairs = [(r.score, other[r.task_id]) for r in before if r.task_id in other]
+    return paired_bootstrap(
+        [b for b, _ in pairs],
+        [a for _, a in pairs],
+        confidence=s.config.gate.confidence,
+        seed=s.seed("bootstrap"),
+    )
+
+
+async def evaluate(s: Session, round: int, champion: int, candidate: int) -> dict[str, Any]:
+    """Candidate and champion on the same suites, and the 2x2 of weights and memory."""
+    s.ledger.add_suite("regression", _past_failures(s, round), round=round)
+    await self_test(s.environment, s.ledger.suite("fresh", round=round))
+    for policy in (candidate, champion):
+        await answer_suite(s, "fresh", round, policy)
+        await answer_suite(s, "frozen", 0, policy)
+        await answer_suite(s, "regression", round, policy)
+        if s.config.evaluate.two_by_two:
+            limit = s.config.evaluate.two_by_two
+            await answer_suite(s, "fresh", round, policy, memory_of=round, limit=limit)
+    return {}
+
+
+def _past_failures(s: Session, round: int) -> list[Task]:
+    """Tasks of earlier fresh suites that one policy solved and another failed, newest first."""
+    chosen: dict[str, None] = {}
+    for earlier in range(round - 1, 0, -1):
+        scores: dict[str, set[float | None]] = {}
+        for row in s.ledger.rows(EvaluationRow, suite="fresh", round=earlier, memory=False, order="task_id"):
+            scores.setdefault(row.task_id, set()).add(row.score)
+        chosen |= {task: None for task, seen in scores.items() if {0.0, 1.0} <= seen}
+    ids = list(chosen)[: s.config.evaluate.regression]
+    known = s.ledger.tasks(ids)
+    return [known[i] for i in ids]
+
+
+async def gate(s: Session, round: int, champion: int, candidate: int) -> dict[str, Any]:
+    """Decide, write the decision, and see to it that the server answers with whoever is champion now."""
+    row = s.ledger.get(GateRow, round)
+    if row is None:
+        decision, evidence = await _decide(s, round, champion, candidate)
+        if decision.promote and s.config.human_gate:
+            answer = interrupt({"ask": f"promote policy-{candidate}?", "reasons": list(decision.reasons)})
+            if answer is not True:
+                decision = Decision(promote=False, reasons=("a person refused the promotion", *decision.reasons))
+        row = GateRow(
+            round=round,
+            champion=champion,
+            candidate=candidate,
+            promoted=decision.promote,
+            reasons=list(decision.reasons),
+            evidence=evidence,
+        )
+        s.ledger.add([row])
+    winner = candidate if row.promoted else champion
+    if row.promoted:
+        s.ledger.crown(candidate)
+    else:
+        _reject(s, candidate)
+    await s.serve(winner, "switch" if row.promoted else "rollback")
+    return {"champion": winner, "promoted": row.promoted}
+
+
+def _reject(s: Session, number: int) -> None:
+    row = s.ledger.get(PolicyRow, number)
+    if row is not None and row.state == PolicyState.CANDIDATE.value:
+        row.state = PolicyState.REJECTED.value
+        s.ledger.put(row)
+
+
+async def _decide(s: Session, round: int, champion: int, candidate: int) -> tuple[Decision, dict[str, Any]]:
+    found: dict[str, Comparison | None] = {}
+    for suite, of in (("fresh", round), ("frozen", 0), ("regression", round)):
+        before, after = (
+            s.ledger.rows(EvaluationRow, suite=suite, round=of, policy=p, memory=False) for p in (champion, candidate)
+        )
+        found[suite] = compare(s, before, after)
+    decision = decide(s.config.gate, fresh=found["fresh"], frozen=found["frozen"], regression=found["regression"])
+    return decision, {name: c.model_dump() if c else None for name, c in found.items()}
+
+
+async def finish(s: Session, champion: int) -> dict[str, Any]:
+    """Open the sealed suite, once: base against champion, zero-shot."""
+    for policy in dict.fromkeys((champion, 0)):
+        await answer_suite(s, "sealed", 0, policy)
+    await s.serve(champion)
+    return {}
+
+

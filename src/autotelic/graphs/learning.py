@@ -1,0 +1,104 @@
+"""Model optimization: the nodes `train` and `deliver`.
+
+A policy's number is fixed before its training starts and is never given to other weights: once its card is written it
+stands, and a training that was killed leaves nothing under that name.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from autotelic.core.words import PolicyState, Role, TrainingExample
+from autotelic.graphs.acquire import messages_of
+from autotelic.graphs.session import Session
+from autotelic.store import ExampleRow, PolicyRow
+from autotelic.training import TrainingJob, TrainingResult
+
+__all__ = ["deliver", "next_number", "train"]
+
+
+async def train(s: Session, round: int, champion: int) -> dict[str, Any]:
+    """Train a candidate from the champion on the round's curated examples."""
+    made = s.ledger.rows(PolicyRow, round=round)
+    if round and made:
+        return {"candidate": made[0].number, "finished_at": None}
+    number = next_number(s)
+    rows = s.ledger.rows(ExampleRow, round=round, order="position")
+    s.run.require_space()
+    job = TrainingJob(
+        method=s.config.train.method,
+        base=str(s.policy(champion).path),
+        out=str(s.run.policy(number)),
+        number=number,
+        parent=champion,
+        examples=str(_write_examples(s, round, rows)),
+        settings=s.config.train.settings,
+        seed=s.seed("train", round),
+        timeout=s.config.train.timeout,
+    )
+    s.progress.start("train")
+    result: TrainingResult = await s.trainer.train(job, _reporter(s))
+    s.progress.stop("train")
+    s.ledger.add(
+        [
+            PolicyRow(
+                number=number,
+                parent=champion,
+                round=round,
+                state=PolicyState.CANDIDATE.value,
+                path=str(s.run.policy(number).relative_to(s.run.root)),
+                sha256=result.sha256,
+                method=s.config.train.method,
+                card=result.model_dump(mode="json", exclude={"canary"}),
+            )
+        ]
+    )
+    return {"candidate": number, "finished_at": result.finished_at}
+
+
+async def deliver(s: Session, candidate: int | None, finished_at: float | None) -> dict[str, Any]:
+    """Load the candidate into the server and prove it; how long that took since training ended is in the ledger."""
+    if candidate is None:
+        return {}
+    if finished_at is None:
+        await s.serve(candidate)
+    else:
+        await s.serve(candidate, "train", finished_at=finished_at)
+    return {"policy": candidate}
+
+
+def next_number(s: Session) -> int:
+    """Return the number for the next policy: one more than the highest there ever was."""
+    return max(s.ledger.column(PolicyRow, "number")) + 1
+
+
+def _write_examples(s: Session, round: int, rows: list[ExampleRow]) -> Any:
+    path = s.run.root / "policies" / f"round-{round}.examples.jsonl"
+    lines = (
+        TrainingExample(
+            id=row.id,
+            role=Role(row.role),
+            messages=messages_of(row.messages),
+            completion=row.completion,
+            family=row.family,
+            source=row.source,
+            weight=row.weight,
+        ).model_dump_json()
+        for row in rows
+    )
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def _reporter(s: Session) -> Any:
+    started = False
+
+    def report(step: int, steps: int) -> None:
+        nonlocal started
+        if not started:
+            s.progress.start("train", steps)
+            started = True
+        s.progress.advance("train")
+
+    return report

@@ -1,0 +1,213 @@
+"""What the nodes of a self-play run share: the ledger, the server, the trainer, the memory, the environment.
+
+Opened once for a run, in the order in which things can fail for reasons of the user's; closed in the reverse order
+whatever happens, so that nothing is left running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import autotelic
+from autotelic.agents import Critic, Curator, Proposer, Solver
+from autotelic.core.progress import Progress, Silent
+from autotelic.core.registry import lookup
+from autotelic.core.run_dir import RunDir
+from autotelic.core.seeds import derive
+from autotelic.core.words import DeliveryRecord, Message, PolicyFiles, PolicyState
+from autotelic.environments import Environment, open_environment
+from autotelic.graphs.config import Config
+from autotelic.memory import DemonstrationMemory
+from autotelic.serving import PolicyServer, resolve_model
+from autotelic.store import DeliveryRow, Ledger, NodeRow, PolicyRow, RunRow
+from autotelic.training import Trainer, read_policy
+
+__all__ = ["Session", "open_session"]
+
+T = TypeVar("T")
+Kind = Literal["start", "train", "switch", "rollback", "recover"]
+
+
+@dataclass
+class Session:
+    """The resources of one run. Nodes get it by closure; the graph's state holds only numbers and ids."""
+
+    config: Config
+    run: RunDir
+    ledger: Ledger
+    environment: Environment
+    memory: DemonstrationMemory
+    server: PolicyServer
+    trainer: Trainer
+    progress: Progress = field(default_factory=Silent)
+    round: int = 0
+
+    @property
+    def solver(self) -> Solver:
+        """The solver on the local policy."""
+        return Solver(self.server.gateway, self.environment)
+
+    @property
+    def proposer(self) -> Proposer:
+        """The proposer on the local policy."""
+        settings = self.config.propose
+        return Proposer(
+            self.server.gateway,
+            self.environment,
+            max_tokens=settings.max_tokens,
+            temperature=settings.temperature,
+        )
+
+    @property
+    def critic(self) -> Critic:
+        """The critic on the local policy."""
+        return Critic(self.server.gateway, samples=self.config.critique.samples)
+
+    @property
+    def curator(self) -> Curator:
+        """The curator on the local policy."""
+        return Curator(self.server.gateway)
+
+    def seed(self, *names: str | int) -> int:
+        """Return the seed for what the names say."""
+        return derive(self.config.seed, *names)
+
+    def policy(self, number: int) -> PolicyFiles:
+        """Return policy `number` as files, from its card."""
+        return read_policy(self.run.policy(number))
+
+    async def serve(self, number: int, kind: Kind = "switch", *, finished_at: float | None = None) -> None:
+        """Make the server answer with policy `number`, proved. Does nothing if that policy is proved and serving."""
+        if self.server.policy == number:
+            return
+        files = await asyncio.to_thread(self.policy, number)
+        if not self.server.running:
+            await self.server.start(files)
+            return
+        await self.server.deliver(files, kind=kind, finished_at=finished_at)
+
+    def record_delivery(self, record: DeliveryRecord) -> None:
+        """Write one proved delivery into the ledger."""
+        row = DeliveryRow(
+            round=self.round,
+            policy=record.policy,
+            previous=record.previous,
+            kind=record.kind,
+            seconds=record.seconds,
+            to_trainer=record.proof.to_trainer,
+            to_trainer_mean=record.proof.to_trainer_mean,
+            to_previous=record.proof.to_previous,
+            to_previous_mean=record.proof.to_previous_mean,
+        )
+        self.ledger.add([row])
+
+    async def each(self, name: str, items: list[T], work: Callable[[T], Awaitable[Any]], *, done: int = 0) -> None:
+        """Run `work` over `items`, at most `solve.concurrency` at once, with a progress bar.
+
+        The first exception cancels the rest and is raised; what was finished is in the ledger.
+        """
+        self.progress.start(name, len(items) + done, done)
+        queue = iter(items)
+
+        async def pull() -> None:
+            for item in queue:
+                await work(item)
+                self.progress.advance(name)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self.config.solve.concurrency, len(items))):
+                    group.create_task(pull())
+        except* Exception as failures:
+            raise _first(failures) from failures
+        finally:
+            self.progress.stop(name)
+
+    @asynccontextmanager
+    async def node(self, name: str) -> AsyncIterator[NodeRow]:
+        """Account for one execution of a node: attempts, seconds, done. The node fills `detail`."""
+        row = self.ledger.node(self.round, name)
+        row.attempts += 1
+        self.ledger.put(row)
+        before, started = row.seconds, time.monotonic()
+        try:
+            yield row
+            row.done = True
+        finally:
+            row.seconds = before + time.monotonic() - started
+            self.ledger.put(row)
+
+
+def _first(failures: BaseExceptionGroup[Exception]) -> BaseException:
+    error: BaseException = failures
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+@asynccontextmanager
+async def open_session(config: Config, run: RunDir, progress: Progress | None = None) -> AsyncIterator[Session]:
+    """Open everything a run needs; the caller holds the run's lease.
+
+    The server is started by the first node that serves a policy, because which one that is the ledger knows.
+    """
+    async with AsyncExitStack() as stack:
+        run.require_space()
+        ledger = Ledger(run.ledger)
+        stack.callback(ledger.close)
+        environment = await stack.enter_async_context(open_environment(config.environment, sandbox=config.sandbox))
+        embedder = lookup("embedder", config.memory.embedder)(cache=run.memory / "embeddings.sqlite")
+        stack.push_async_callback(embedder.aclose)
+        memory = await DemonstrationMemory.open(run.memory, embedder, per_family=config.memory.per_family)
+        stack.push_async_callback(memory.aclose)
+        trainer = Trainer(run.logs / "trainer.log", threads=config.train.threads)
+        stack.push_async_callback(trainer.aclose)
+        server = PolicyServer(config.serving, log=run.logs / "vllm.log")
+        stack.push_async_callback(server.stop)
+        session = Session(config, run, ledger, environment, memory, server, trainer, progress or Silent())
+        server.on_record = session.record_delivery
+        await _found(session)
+        yield session
+
+
+async def _found(session: Session) -> None:
+    """Write the run's row and policy-0, once."""
+    ledger, config, run = session.ledger, session.config, session.run
+    if ledger.rows(PolicyRow, number=0):
+        return
+    session.progress.start("model")
+    model = await asyncio.to_thread(resolve_model, config.model)
+    base = await session.trainer.adopt(model.path, run.policy(0))
+    session.progress.stop("model")
+    ledger.add(
+        [
+            RunRow(
+                id=run.root.name,
+                seed=config.seed,
+                config=config.model_dump(mode="json"),
+                model_source=model.source,
+                model_sha256=model.sha256,
+                sandbox=session.environment.sandbox or "",
+                version=autotelic.__version__,
+            ),
+            PolicyRow(
+                number=0,
+                round=0,
+                state=PolicyState.CHAMPION.value,
+                path=str(run.policy(0).relative_to(run.root)),
+                sha256=base.sha256,
+                method="base",
+                card={"source": model.source, "revision": model.revision},
+            ),
+        ]
+    )
+
+
+def as_dicts(messages: Iterable[Message]) -> list[dict[str, str]]:
+    """Messages as the ledger stores them."""
+    return [{"role": m.role, "content": m.content} for m in messages]

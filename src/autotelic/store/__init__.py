@@ -1,0 +1,39 @@
+"""The ledger and its tables."""
+
+from __future__ import annotations
+
+from autotelic.store.ledger import Ledger
+from autotelic.store.tables import (
+    AlarmRow,
+    CritiqueRow,
+    CurationRow,
+    DeliveryRow,
+    EpisodeRow,
+    EvaluationRow,
+    ExampleRow,
+    GateRow,
+    NodeRow,
+    PolicyRow,
+    ProposalRow,
+    RunRow,
+    SuiteRow,
+    TaskRow,
+)
+
+__all__ = [
+    "AlarmRow",
+    "CritiqueRow",
+    "CurationRow",
+    "DeliveryRow",
+    "EpisodeRow",
+    "EvaluationRow",
+    "ExampleRow",
+    "GateRow",
+    "Ledger",
+    "NodeRow",
+    "PolicyRow",
+    "ProposalRow",
+    "RunRow",
+    "SuiteRow",
+    "TaskRow",
+]

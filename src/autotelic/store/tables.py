@@ -1,0 +1,248 @@
+"""The ledger's tables: one row class per word of the house, JSON where the shape belongs to another room.
+
+Primary keys are deterministic work-item ids. Doing something twice therefore writes the same key twice, and the second
+write is ignored: that is what makes at-least-once execution exact in the ledger.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import JSON, Column
+from sqlmodel import Field, SQLModel
+
+__all__ = [
+    "AlarmRow",
+    "CritiqueRow",
+    "CurationRow",
+    "DeliveryRow",
+    "EpisodeRow",
+    "EvaluationRow",
+    "ExampleRow",
+    "GateRow",
+    "NodeRow",
+    "PolicyRow",
+    "ProposalRow",
+    "RunRow",
+    "SuiteRow",
+    "TaskRow",
+]
+
+
+def _json() -> Any:
+    return Field(sa_column=Column(JSON, nullable=False))
+
+
+class RunRow(SQLModel, table=True):
+    """What the whole run stands on. One row."""
+
+    __tablename__ = "run"
+    id: str = Field(primary_key=True)
+    seed: int
+    config: dict[str, Any] = _json()
+    model_source: str
+    model_sha256: str
+    sandbox: str = ""
+    version: str = ""
+    started_at: float = Field(default_factory=time.time)
+    finished_at: float | None = None
+    outcome: str | None = None
+
+
+class PolicyRow(SQLModel, table=True):
+    """A numbered set of weights."""
+
+    __tablename__ = "policy"
+    number: int = Field(primary_key=True)
+    parent: int | None = None
+    round: int
+    state: str
+    path: str
+    sha256: str
+    method: str = ""
+    card: dict[str, Any] = _json()
+    created_at: float = Field(default_factory=time.time)
+
+
+class DeliveryRow(SQLModel, table=True):
+    """One proved delivery."""
+
+    __tablename__ = "delivery"
+    id: int | None = Field(default=None, primary_key=True)
+    round: int = Field(index=True)
+    policy: int
+    previous: int | None = None
+    kind: str
+    seconds: float
+    to_trainer: float
+    to_trainer_mean: float
+    to_previous: float | None = None
+    to_previous_mean: float | None = None
+    at: float = Field(default_factory=time.time)
+
+
+class TaskRow(SQLModel, table=True):
+    """A task, once, whatever it is used for."""
+
+    __tablename__ = "task"
+    id: str = Field(primary_key=True)
+    environment: str
+    family: str = Field(index=True)
+    difficulty: int
+    question: str
+    key: str
+    answer: str | None = None
+    seed: int
+    origin: str
+
+
+class SuiteRow(SQLModel, table=True):
+    """Membership of a task in a suite. `round` is 0 for suites that do not change."""
+
+    __tablename__ = "suite"
+    suite: str = Field(primary_key=True)
+    round: int = Field(primary_key=True)
+    index: int = Field(primary_key=True)
+    task_id: str = Field(index=True)
+
+
+class ProposalRow(SQLModel, table=True):
+    """What the proposer wrote and what became of it."""
+
+    __tablename__ = "proposal"
+    id: str = Field(primary_key=True)
+    round: int = Field(index=True)
+    index: int
+    origin: str
+    policy: int
+    messages: list[dict[str, str]] = _json()
+    text: str
+    seed: int
+    reason: str
+    detail: str = ""
+    task_id: str | None = Field(default=None, index=True)
+    family: str = ""
+
+
+class EpisodeRow(SQLModel, table=True):
+    """A trajectory of the solver."""
+
+    __tablename__ = "episode"
+    id: str = Field(primary_key=True)
+    round: int = Field(index=True)
+    task_id: str = Field(index=True)
+    family: str
+    policy: int
+    sample: int
+    messages: list[dict[str, str]] = _json()
+    bare_messages: list[dict[str, str]] = _json()
+    text: str
+    finish_reason: str
+    token_ids: list[int] = _json()
+    prompt_tokens: int
+    completion_tokens: int
+    answer: str | None = None
+    score: float | None = None
+    reason: str
+    memory_ids: list[str] = _json()
+    seed: int
+
+
+class CritiqueRow(SQLModel, table=True):
+    """The critic's word on a trajectory, beside the checker's."""
+
+    __tablename__ = "critique"
+    trajectory_id: str = Field(primary_key=True)
+    round: int = Field(index=True)
+    policy: int
+    family: str
+    verdict: str | None = None
+    confidence: float | None = None
+    fault: str = ""
+    advice: str = ""
+    reason: str = "ok"
+    truth: float | None = None
+
+
+class CurationRow(SQLModel, table=True):
+    """One item's fate in curation: kept, or dropped with a reason."""
+
+    __tablename__ = "curation"
+    round: int = Field(primary_key=True)
+    item_id: str = Field(primary_key=True)
+    role: str
+    family: str
+    kept: bool
+    reason: str
+    detail: str = ""
+    example_id: str | None = None
+
+
+class ExampleRow(SQLModel, table=True):
+    """A row of curated training data. `origin` is `new`, `replay` or `real`."""
+
+    __tablename__ = "example"
+    round: int = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    position: int
+    role: str
+    messages: list[dict[str, str]] = _json()
+    completion: str
+    family: str
+    source: str
+    weight: float
+    origin: str
+    question: str = ""
+
+
+class EvaluationRow(SQLModel, table=True):
+    """One answer in one evaluation: policy x memory x task."""
+
+    __tablename__ = "evaluation"
+    suite: str = Field(primary_key=True)
+    round: int = Field(primary_key=True)
+    policy: int = Field(primary_key=True)
+    memory: bool = Field(primary_key=True)
+    task_id: str = Field(primary_key=True)
+    family: str
+    text: str
+    answer: str | None = None
+    score: float | None = None
+    reason: str
+    completion_tokens: int
+
+
+class GateRow(SQLModel, table=True):
+    """The gate's decision of a round with its evidence."""
+
+    __tablename__ = "gate"
+    round: int = Field(primary_key=True)
+    champion: int
+    candidate: int
+    promoted: bool
+    reasons: list[str] = _json()
+    evidence: dict[str, Any] = _json()
+
+
+class NodeRow(SQLModel, table=True):
+    """A node of a round: when it was done, how long it took over all attempts, and what it reports."""
+
+    __tablename__ = "node"
+    round: int = Field(primary_key=True)
+    node: str = Field(primary_key=True)
+    attempts: int = 0
+    seconds: float = 0.0
+    done: bool = False
+    detail: dict[str, Any] = _json()
+
+
+class AlarmRow(SQLModel, table=True):
+    """A collapse alarm that went off."""
+
+    __tablename__ = "alarm"
+    round: int = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    value: float
+    limit: float
+    message: str

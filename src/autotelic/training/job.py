@@ -1,0 +1,115 @@
+"""What goes into the trainer process and what comes out: frozen data that crosses a pipe as JSON lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from autotelic.core.words import Canary, Frozen, TrainingExample, content_id
+
+__all__ = ["CANARY_TEXTS", "CanaryJob", "CanaryResult", "TrainingJob", "TrainingResult", "TrainingStep"]
+
+CANARY_TEXTS = (
+    "The capital of France is Paris, and the capital of Japan is",
+    "def fibonacci(n):\n    return n if n < 2 else fibonacci(n - 1) +",
+    "If a train leaves at nine and arrives at noon, the journey takes three",
+    "one two three four five six seven eight nine ten",
+)
+"""Fixed texts of every canary. The trainer adds rows it has trained on, so that two policies never look alike."""
+
+
+class TrainingJob(Frozen):
+    """One order to the trainer: from a parent's merged weights and curated data to a policy on disk."""
+
+    number: int = Field(ge=1)
+    """Number of the policy to make."""
+    parent: int = Field(ge=0)
+    """Number of the policy it starts from."""
+    base: str
+    """Directory of the parent's merged weights, Hugging Face format."""
+    examples: str
+    """File of `TrainingExample` as JSON lines."""
+    out: str
+    """Directory to make, `.../policies/policy-N`: appears whole or not at all."""
+    method: str = "sft"
+    """Registered name of the method."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the method; it checks them."""
+    seed: int = 0
+    """Seeds adapter initialisation and the order of rows."""
+    canary_texts: tuple[str, ...] = CANARY_TEXTS
+    """Texts whose log-probabilities prove the weights."""
+
+    def identity(self, examples: list[TrainingExample]) -> str:
+        """Return a hash of everything that decides the weights: equal identities are the same work."""
+        data = [(example.id, example.weight) for example in examples]
+        return content_id(self.number, self.parent, self.method, self.config, self.seed, self.canary_texts, data)
+
+
+class CanaryJob(Frozen):
+    """An order to hash and fingerprint weights that exist already (the base model)."""
+
+    base: str
+    """Directory of the weights."""
+    canary_texts: tuple[str, ...] = CANARY_TEXTS
+    """Texts whose log-probabilities prove the weights."""
+
+
+class CanaryResult(Frozen):
+    """Fingerprint of weights on disk."""
+
+    sha256: str
+    """See `PolicyFiles.sha256`."""
+    canary: Canary
+    """Log-probabilities computed from those weights."""
+
+
+class TrainingStep(Frozen):
+    """One optimisation step."""
+
+    step: int
+    """Steps done."""
+    steps: int
+    """Steps in all."""
+    loss: float
+    """Loss of this step's batch before the step, nats a completion token."""
+    tokens: int
+    """Tokens trained so far, prompt and completion, padding not counted."""
+    seconds: float
+    """Since the first step began."""
+
+
+class TrainingResult(Frozen):
+    """What a finished job did."""
+
+    job: str
+    """`TrainingJob.identity`."""
+    sha256: str
+    """See `PolicyFiles.sha256`."""
+    canary: Canary
+    """Made from the merged bf16 weights in `out/merged`."""
+    steps: int
+    """Optimisation steps."""
+    tokens: int
+    """Tokens trained, prompt and completion, all epochs, padding not counted."""
+    rows: int
+    """Rows trained on."""
+    skipped: tuple[str, ...] = ()
+    """Ids of examples left out because they are longer than `max_length`."""
+    losses: tuple[float, ...]
+    """Loss of every step, nats a completion token."""
+    seconds: dict[str, float]
+    """Seconds by phase: `load`, `train`, `merge`, `write`, `hash`, `canary`, `finish` (last step to rename)."""
+    finished_at: float
+    """Unix time at which the last optimisation step ended: delivery is timed from here."""
+
+    @property
+    def first_loss(self) -> float:
+        """Loss of the first step."""
+        return self.losses[0]
+
+    @property
+    def last_loss(self) -> float:
+        """Loss of the last step."""
+        return self.losses[-1]

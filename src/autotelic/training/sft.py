@@ -1,0 +1,275 @@
+"""Supervised fine-tuning of LoRA adapters: TRL's SFTTrainer, subclassed where a CPU loses time.
+
+The rows, their order, the loss and the optimiser are TRL's. What differs is what is computed on the way: a batch is a trie
+of distinct tokens instead of a padded block (`packing`), LoRA, attention and the language-model head have hand-written
+backward passes (`kernels`), the head sees only the positions that are learned, and there are no per-token metrics, no
+autocast and no recomputation. `benchmarks/trainer.py` holds it to TRL's own losses.
+
+LoRA: Hu et al., arXiv 2106.09685.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from pydantic import Field, ValidationError
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import SFTConfig as TrlConfig
+from trl import SFTTrainer
+
+from autotelic.core.errors import TrainingError, UsageError
+from autotelic.core.words import Frozen, TrainingExample
+from autotelic.training.job import TrainingStep
+from autotelic.training.kernels import head_loss
+from autotelic.training.lora import PACKED, adapter_saver, merge, use_fast_layers
+from autotelic.training.method import Report, Trained
+from autotelic.training.packing import Row, pack
+
+__all__ = ["SFT", "FastSFTTrainer", "SFTConfig", "load_model", "tokenize"]
+
+_CANARY_ROWS = 3
+_CANARY_TOKENS = 40
+
+
+class SFTConfig(Frozen):
+    """Settings of the method `sft`."""
+
+    rank: int = Field(default=32, ge=1)
+    """Rank of the adapters."""
+    alpha: float = Field(default=32.0, gt=0)
+    """Adapters are scaled by alpha / rank."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak learning rate of AdamW. LoRA wants about ten times the rate of full fine-tuning."""
+    epochs: int = Field(default=3, ge=1)
+    """Passes over the rows."""
+    batch_size: int = Field(default=16, ge=1)
+    """Rows an optimisation step."""
+    max_length: int = Field(default=1024, ge=2)
+    """Longest row, tokens of prompt and completion; longer ones are left out, because a cut answer teaches not to end."""
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises."""
+    scheduler: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    """How the learning rate goes on."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's weight decay on the adapters."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are clipped to this norm."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+
+
+def tokenize(tokenizer: Any, example: TrainingExample) -> Row:
+    """Return the tokens the server saw and generated: the templated prompt, then the completion and end of turn.
+
+    Prompt and completion are tokenised apart, as in serving, where the completion was generated after a finished prompt.
+    """
+    messages = [message.model_dump() for message in example.messages]
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
+    completion = tokenizer(example.completion, add_special_tokens=False)["input_ids"]
+    return Row(prompt, [*completion, tokenizer.eos_token_id], example.weight)
+
+
+def load_model(base: Path) -> Any:
+    """Load weights in the dtype they are stored in, with PyTorch's stock attention.
+
+    Raises:
+        UsageError: the directory holds no model, or one whose head this trainer does not compute.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", attn_implementation="sdpa")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no model can be loaded from {base}: {error}. Point to one in Hugging Face format.") from error
+    config = model.config.get_text_config()
+    for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
+        if getattr(config, name, None) not in (None, 1.0):
+            raise UsageError(f"the model in {base} sets {name}, which this trainer does not compute. Choose another.")
+    return model
+
+
+class FastSFTTrainer(SFTTrainer):  # type: ignore[misc]
+    """TRL's trainer on packed batches. Its dataset has the columns `prompt`, `completion` (token ids) and `weight`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(data_collator=self._collate, **kwargs)
+        self.losses: list[float] = []
+        """Loss of every step so far, nats a completion token."""
+        self.tokens = 0
+        """Tokens trained so far, padding not counted."""
+        self.model.get_base_model().config._attn_implementation = PACKED
+        use_fast_layers(self.model)
+
+    @staticmethod
+    def _collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        return vars(pack(Row(row["prompt_ids"], row["completion_ids"], row["weight"]) for row in rows))
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Return the weighted negative log-likelihood, averaged over the batch's completion tokens."""
+        del model, return_outputs, num_items_in_batch
+        causal = self.model.get_base_model()
+        hidden = causal.base_model(
+            input_ids=inputs["ids_N"][None],
+            position_ids=inputs["positions_N"][None],
+            use_cache=False,
+            rows_B_T=inputs["rows_B_T"],
+            read_N=inputs["read_N"],
+        ).last_hidden_state[0]
+        learned = hidden.index_select(0, inputs["at_M"])
+        loss = head_loss(learned, causal.get_output_embeddings(), inputs["target_M"], inputs["weight_M"])
+        loss = loss / inputs["learned"]
+        self.losses.append(loss.item())
+        self.tokens += inputs["tokens"]
+        return loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Return 0: nobody reads the estimate, and packed batches would mislead it."""
+        del inputs
+        return 0
+
+
+class _Steps(TrainerCallback):  # type: ignore[misc]
+    """Reports every step, remembers when the last one ended, and stops at a loss that is not finite."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._began = time.time()
+        self.finished_at = 0.0
+        self.trainer: FastSFTTrainer | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the training loop after the optimiser's step."""
+        self.finished_at = time.time()
+        assert self.trainer is not None
+        loss = self.trainer.losses[-1]
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss of step {state.global_step} is {loss}; the champion is untouched. Lower the learning rate."
+            )
+        self._report(
+            TrainingStep(
+                step=state.global_step,
+                steps=state.max_steps,
+                loss=loss,
+                tokens=self.trainer.tokens,
+                seconds=self.finished_at - self._began,
+            )
+        )
+
+
+class SFT:
+    """The method `sft`."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        """Check the settings.
+
+        Raises:
+            UsageError: one is unknown or out of range.
+        """
+        try:
+            self.config = SFTConfig(**settings)
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise UsageError(
+                f"the settings of the method sft cannot work: {faults}. There are: {', '.join(SFTConfig.model_fields)}."
+            ) from None
+
+    def train(self, base: Path, examples: Sequence[TrainingExample], seed: int, report: Report) -> Trained:
+        """See `Method.train`."""
+        began = time.time()
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        rows, skipped = self._rows(tokenizer, examples)
+        steps = _Steps(report)
+        with tempfile.TemporaryDirectory() as scratch:
+            trainer = self.trainer(load_model(base), tokenizer, rows, seed, scratch, steps)
+            steps.trainer = trainer
+            loaded = time.time()
+            trainer.train()
+        save_adapter = adapter_saver(trainer.model, base)
+        merging = time.time()
+        model = merge(trainer.model)
+        model.config._attn_implementation = "sdpa"
+        merged = time.time()
+        return Trained(
+            model=model.eval(),
+            tokenizer=tokenizer,
+            finished_at=steps.finished_at,
+            losses=trainer.losses,
+            tokens=trainer.tokens,
+            rows=len(rows),
+            canary_tokens=[[*row.prompt, *row.completion][-_CANARY_TOKENS:] for row in rows[:_CANARY_ROWS]],
+            save_adapter=save_adapter,
+            skipped=skipped,
+            seconds={"load": loaded - began, "train": steps.finished_at - loaded, "merge": merged - merging},
+        )
+
+    def _rows(self, tokenizer: Any, examples: Sequence[TrainingExample]) -> tuple[list[Row], list[str]]:
+        rows: list[Row] = []
+        skipped: list[str] = []
+        for example in examples:
+            row = tokenize(tokenizer, example)
+            if row.length > self.config.max_length:
+                skipped.append(example.id)
+            else:
+                rows.append(row)
+        if not rows:
+            raise TrainingError(
+                f"nothing to train on: of {len(examples)} examples {len(skipped)} are longer than max_length "
+                f"({self.config.max_length} tokens). Curate more data or raise max_length."
+            )
+        return rows, skipped
+
+    def trainer(
+        self, model: Any, tokenizer: Any, rows: Sequence[Row], seed: int, scratch: str, *callbacks: TrainerCallback
+    ) -> FastSFTTrainer:
+        """Build the trainer of these settings, for whoever wants to drive it by hand."""
+        config = self.config
+        columns = {
+            "prompt_ids": [list(row.prompt) for row in rows],
+            "completion_ids": [list(row.completion) for row in rows],
+            "weight": [row.weight for row in rows],
+        }
+        return FastSFTTrainer(
+            model=model,
+            args=self._arguments(seed, scratch),
+            train_dataset=Dataset.from_dict(columns),
+            processing_class=tokenizer,
+            peft_config=LoraConfig(
+                r=config.rank, lora_alpha=config.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+            ),
+            callbacks=list(callbacks),
+        )
+
+    def _arguments(self, seed: int, scratch: str) -> TrlConfig:
+        config = self.config
+        return TrlConfig(
+            output_dir=scratch,
+            per_device_train_batch_size=config.batch_size,
+            num_train_epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            lr_scheduler_type=config.scheduler,
+            warmup_steps=config.warmup_ratio,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            gradient_checkpointing=config.gradient_checkpointing,
+            seed=seed,
+            # The model is bf16 already: autocast would only cast the adapters again at every use.
+            bf16=False,
+            use_cpu=not torch.cuda.is_available(),
+            dataset_kwargs={"skip_prepare_dataset": True},
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
