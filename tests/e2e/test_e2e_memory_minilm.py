@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ TEXTS = [
     *(f"Find the greatest common divisor of {i} and {i * i + 1}." for i in range(40)),
 ]
 
-# "--parent": a process that starts a worker, says its id, and waits to be killed.
+# A process that starts a worker, says its id, and waits to be killed.
 PARENT = """
 import asyncio
 from autotelic.memory import MiniLM
@@ -82,8 +83,6 @@ def test_the_worker_does_not_outlive_a_killed_parent() -> None:
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    import select
-
     assert select.select([waiting], [], [], 30)[0] == [waiting]
     os.close(waiting)
 
@@ -92,15 +91,21 @@ async def test_the_memory_finds_by_meaning(tmp_path: Path) -> None:
     embedder = CachedEmbedder(MiniLM(), tmp_path / "embeddings.sqlite")
     memory = await DemonstrationMemory.open(tmp_path, embedder)
     questions = ["How do I bake bread?", "Which planet is the largest?", "What is 12 divided by 4?"]
+    common = {
+        "environment": "e",
+        "family": "f",
+        "answer": "a",
+        "score": 1.0,
+        "policy": 0,
+        "round": 0,
+        "trajectory_id": "",
+    }
     await memory.add(
         [
-            Demonstration(
-                id=str(i), task_id=str(i), environment="e", family="f", question=q, answer="a", score=1.0, policy=0, round=0,
-                trajectory_id="",
-            )
+            Demonstration.model_validate({"id": f"{i}", "task_id": f"{i}", "question": q} | common)
             for i, q in enumerate(questions)
         ]
-    )  # fmt: skip
+    )
     found = await memory.retrieve(
         [Query("Name the biggest planet."), Query("Baking a loaf"), Query("Compute 20 / 5")], 1
     )

@@ -26,7 +26,8 @@ class Letters:
         self.asked += texts
         await asyncio.sleep(0)
         rows = np.array([[t.count(chr(97 + i)) + 0.1 for i in range(26)] for t in texts], dtype=np.float32)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows
 
     async def aclose(self) -> None:
         pass
@@ -46,7 +47,7 @@ async def test_no_text_is_embedded_twice(tmp_path: Path) -> None:
     reopened = CachedEmbedder(fresh, tmp_path / "vectors.sqlite")
     assert np.array_equal(await reopened.embed(["xyz", "abc"]), first[[1, 0]])
     assert fresh.asked == []
-    fresh.name = "another model"  # type: ignore[misc]
+    fresh.name = "another model"
     await reopened.embed(["xyz"])
     assert fresh.asked == ["xyz"]
     await reopened.aclose()

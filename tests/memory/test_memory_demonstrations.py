@@ -39,7 +39,8 @@ class Trigrams:
         for row, text in zip(rows, texts, strict=True):
             for gram in re.findall(r"(?=(...))", f"  {text}  "):
                 row[sum(ord(c) * 31**i for i, c in enumerate(gram)) % self.dimension] += 1
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows
 
     async def aclose(self) -> None:
         pass
@@ -211,14 +212,7 @@ async def test_another_embedder_embeds_everything_anew(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["before_commit", "after_commit", "anywhere"])
 async def test_killed_while_adding_truth_and_index_agree_again(tmp_path: Path, moment: str) -> None:
-    child = subprocess.Popen([sys.executable, __file__, str(tmp_path), moment], stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    for _ in range(3 if moment == "anywhere" else 1):
-        assert child.stdout.readline() == b"added\n"
-    if moment == "anywhere":
-        child.kill()
-    assert child.wait() == -signal.SIGKILL
-    child.stdout.close()
+    await asyncio.to_thread(_kill_an_adding_child, tmp_path, moment)
     memory = await DemonstrationMemory.open(tmp_path, Trigrams())
     with sqlite3.connect(tmp_path / "demonstrations.sqlite") as file:
         stored = {row[0] for row in file.execute("SELECT id FROM demonstrations")}
@@ -245,6 +239,17 @@ def test_what_makes_room_is_part_of_the_closest_pair(n: int, seed: int) -> None:
     assert len(set(least_diverse(matrix, n - 1))) == n - 1
 
 
+def _kill_an_adding_child(directory: Path, moment: str) -> None:
+    child = subprocess.Popen([sys.executable, __file__, str(directory), moment], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    for _ in range(3 if moment == "anywhere" else 1):
+        assert child.stdout.readline() == b"added\n"
+    if moment == "anywhere":
+        child.kill()
+    assert child.wait() == -signal.SIGKILL
+    child.stdout.close()
+
+
 async def _child(directory: Path, moment: str) -> None:
     """Add batches of 20 until killed, or kill itself in the middle of the second."""
     memory = await DemonstrationMemory.open(directory, Trigrams())
@@ -254,7 +259,7 @@ async def _child(directory: Path, moment: str) -> None:
 
     for start in range(0, 2000, 20):
         if start == 20 and moment == "after_commit":
-            memory._index.put = die  # type: ignore[method-assign]
+            memory._index.put = die  # type: ignore[method-assign, assignment]
         if start == 20 and moment == "before_commit":
             memory._truth._make_room = die  # type: ignore[method-assign, assignment]
         await memory.add([solved(i) for i in range(start, start + 20)])

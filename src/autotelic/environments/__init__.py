@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
-from autotelic.environments.base import Checked, Environment, make_environment, parse_config, plain_answer, solved
+from autotelic.environments.base import (
+    Checked,
+    Environment,
+    make_environment,
+    open_environment,
+    parse_config,
+    plain_answer,
+    solved,
+)
 
-__all__ = ["Checked", "Environment", "make_environment", "parse_config", "plain_answer", "solved"]
+__all__ = [
+    "Checked",
+    "Environment",
+    "make_environment",
+    "open_environment",
+    "parse_config",
+    "plain_answer",
+    "solved",
+]

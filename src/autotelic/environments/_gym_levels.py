@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["DEFAULT_FAMILIES", "FORMS", "LEVELS", "UNREPEATABLE"]
+__all__ = ["DEFAULT_FAMILIES", "FORMS", "LEVELS", "UNUSABLE"]
 
 Level = dict[str, Any]
 
@@ -108,12 +108,15 @@ FORMS = {
 }
 """What the answer of a family looks like, as the solver is told."""
 
-UNREPEATABLE = {
-    "isomorphic_strings": "it draws from unordered sets",
-    "knight_swap": "it draws from unordered sets",
-    "polynomial_multiplication": "it draws from unordered sets",
-    "ransom_note": "it draws from unordered sets",
-    "word_ladder": "it draws from unordered sets",
-    "composite": "it is a mixture of other families",
+_UNREPEATABLE = "its tasks cannot be made again in another process, so a resumed run could not judge their answers"
+UNUSABLE = {
+    "codeio": "it runs the code of its data set in this process",
+    "composite": "it is a mixture: name the families themselves",
+    "isomorphic_strings": _UNREPEATABLE,
+    "knight_swap": _UNREPEATABLE,
+    "list_functions": _UNREPEATABLE,
+    "polynomial_multiplication": _UNREPEATABLE,
+    "ransom_note": _UNREPEATABLE,
+    "word_ladder": _UNREPEATABLE,
 }
-"""Families whose tasks another process cannot make again from the same seed, and why."""
+"""Families that are refused, and why. The unrepeatable ones draw from unordered sets or without a seed."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -23,6 +24,7 @@ __all__ = [
     "Environment",
     "fewer_than_asked",
     "make_environment",
+    "open_environment",
     "parse_config",
     "plain_answer",
     "shares",
@@ -54,14 +56,17 @@ class Checked(Frozen):
 class Environment(Protocol):
     """A source of tasks and the judge of their answers.
 
-    An implementation is registered under kind `environment` and is called with the mapping that stands under
-    `environment:` in the user's config; it raises `UsageError` when that cannot work.
+    An implementation is registered under kind `environment` and is called as `factory(config, sandbox=...)` with the
+    mapping that stands under `environment:` in the user's config and the name of the sandbox's back end to use; it
+    raises `UsageError` when that cannot work.
     """
 
     name: str
     """Registered name, repeated in every `Task.environment`."""
     families: list[str]
     """Kinds of task it offers."""
+    sandbox: str | None
+    """Back end in which model-written code runs, known after `open`; `None` where no such code runs."""
 
     async def open(self) -> None:
         """Take what is needed (processes, files). Calling it twice does nothing the second time."""
@@ -115,8 +120,12 @@ class Environment(Protocol):
         ...
 
 
-def make_environment(config: Mapping[str, Any]) -> Environment:
+def make_environment(config: Mapping[str, Any], *, sandbox: str = "auto") -> Environment:
     """Build the environment that `config["name"]` names; `open` it before use.
+
+    Args:
+        config: the `environment` section of the user's config.
+        sandbox: back end for model-written code.
 
     Raises:
         UsageError: no such environment, or its config cannot work.
@@ -125,8 +134,19 @@ def make_environment(config: Mapping[str, Any]) -> Environment:
         raise UsageError(
             f"environment.name is {config.get('name')!r}; expected the name of an environment. Set environment.name."
         )
-    environment: Environment = lookup("environment", config["name"])(config)
+    environment: Environment = lookup("environment", config["name"])(config, sandbox=sandbox)
     return environment
+
+
+@asynccontextmanager
+async def open_environment(config: Mapping[str, Any], *, sandbox: str = "auto") -> AsyncIterator[Environment]:
+    """`make_environment`, opened for the length of a `with` block."""
+    environment = make_environment(config, sandbox=sandbox)
+    try:
+        await environment.open()
+        yield environment
+    finally:
+        await environment.aclose()
 
 
 def parse_config(model: type[C], config: Mapping[str, Any]) -> C:
@@ -156,28 +176,33 @@ def solved(score: Score) -> bool:
 
 _FENCE = re.compile(r"^```[^\n`]*\n(.*?)\n?```$", re.DOTALL)
 _MARKER = re.compile(r"(?:\bfinal answer|\banswer)\s*(?:is\s*:?|:|=)\s*", re.IGNORECASE)
-_WRAPS = (("**", "**"), ("`", "`"), ('"', '"'), ("'", "'"), ("\\boxed{", "}"), ("<answer>", "</answer>"), ("$", "$"))
+_WRAPS = (("**", "**"), ("`", "`"), ("\\boxed{", "}"), ("<answer>", "</answer>"), ("$", "$"))
+_QUOTES = (('"', '"'), ("'", "'"))
 
 
-def plain_answer(text: str) -> str | None:
-    """Take the wrapping off an answer: fences, an `Answer:` before it, quotes, bold, a full stop after a short one.
+def plain_answer(text: str, *, quotes: bool = True) -> str | None:
+    """Take the wrapping off an answer: fences, an `Answer:` before it, bold, a full stop after a short one.
+
+    `quotes` says whether quotation marks around it go too (in code they are part of the answer).
 
     Exactly one answer comes out, and it is what the model said last, so that listing guesses gains nothing.
     """
     text = text.strip()
     markers = list(_MARKER.finditer(text))
     if markers:
-        text = text[markers[-1].end() :].strip().removeprefix("**").strip()
+        text = text[markers[-1].end() :].strip()
+        if text.count("**") % 2:
+            text = text.removeprefix("**").strip()
     before = None
     while before != text:
         before = text
         fence = _FENCE.match(text)
-        text = fence.group(1).strip() if fence else _unwrap(text)
+        text = fence.group(1).strip() if fence else _unwrap(text, _WRAPS + _QUOTES if quotes else _WRAPS)
     return text or None
 
 
-def _unwrap(text: str) -> str:
-    for left, right in _WRAPS:
+def _unwrap(text: str, wraps: tuple[tuple[str, str], ...]) -> str:
+    for left, right in wraps:
         inner = text[len(left) : -len(right)]
         if len(text) > len(left + right) and text.startswith(left) and text.endswith(right) and right not in inner:
             return inner.strip()

@@ -1,3 +1,64 @@
 """Autonomous evaluation: statistics, the gate on policies, alarms, the evaluator's self-test, and the report."""
 
 from __future__ import annotations
+
+from autotelic.evaluation.alarms import Alarm, AlarmConfig, RoundStatistics, check_alarms
+from autotelic.evaluation.baselines import ConstantBaseline, constant_baselines, overall_baseline
+from autotelic.evaluation.gap import Gap, generation_verification_gap
+from autotelic.evaluation.gate import Decision, GateConfig, decide
+from autotelic.evaluation.measure import (
+    accuracy,
+    answers,
+    bootstrap_seed,
+    compare_policies,
+    critic_gap,
+    full_marks,
+    two_by_two,
+)
+from autotelic.evaluation.report import build_report, write_report
+from autotelic.evaluation.selftest import SelfTest, Sheet, self_test
+from autotelic.evaluation.stats import (
+    Comparison,
+    Estimate,
+    auc,
+    balanced_accuracy,
+    estimate,
+    paired_bootstrap,
+    sign_test,
+    wilson,
+)
+
+__all__ = [
+    "Alarm",
+    "AlarmConfig",
+    "Comparison",
+    "ConstantBaseline",
+    "Decision",
+    "Estimate",
+    "Gap",
+    "GateConfig",
+    "RoundStatistics",
+    "SelfTest",
+    "Sheet",
+    "accuracy",
+    "answers",
+    "auc",
+    "balanced_accuracy",
+    "bootstrap_seed",
+    "build_report",
+    "check_alarms",
+    "compare_policies",
+    "constant_baselines",
+    "critic_gap",
+    "decide",
+    "estimate",
+    "full_marks",
+    "generation_verification_gap",
+    "overall_baseline",
+    "paired_bootstrap",
+    "self_test",
+    "sign_test",
+    "two_by_two",
+    "wilson",
+    "write_report",
+]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlmodel import col, select
@@ -24,7 +25,7 @@ from autotelic.store import (
     SuiteRow,
 )
 
-__all__ = ["Json", "by_family", "constants", "delivery", "funnel", "proposer", "samples", "seconds", "solver", "suites"]
+__all__ = ["Json", "Source", "by_family", "delivery", "funnel", "proposer", "samples", "seconds", "solver", "suites"]
 
 Json = dict[str, Any]
 
@@ -53,51 +54,62 @@ def delivery(ledger: Ledger, round: int, candidate: int | None) -> tuple[float |
     return rows[-1].seconds, rows[-1].model_dump(include=keys)
 
 
-def suites(ledger: Ledger, round: int, champion: int, candidate: int, confidence: float) -> dict[str, Json]:
+@dataclass(frozen=True)
+class Source:
+    """What figures are computed from: the ledger, the confidence of the run's gate, tasks to choose constants on."""
+
+    ledger: Ledger
+    confidence: float
+    pool: Sequence[Task]
+
+    @classmethod
+    def of(cls, ledger: Ledger, confidence: float) -> Source:
+        """Read the pool: every task of the fresh and frozen suites."""
+        ids = [row.task_id for row in ledger.rows(SuiteRow, suite=["fresh", "frozen"])]
+        return cls(ledger, confidence, list(ledger.tasks(ids).values()))
+
+    def estimate(self, rows: Iterable[EvaluationRow]) -> Json | None:
+        """Accuracy over evaluation rows as JSON data."""
+        found = accuracy(rows, confidence=self.confidence)
+        return found.model_dump() if found else None
+
+    def constants(self, suite: str, round: int) -> list[ConstantBaseline]:
+        """Best constant answers of a suite, chosen on the run's other fresh and frozen tasks where there are any."""
+        return constant_baselines(self.ledger.suite(suite, round=round), self.pool)
+
+
+def suites(source: Source, round: int, champion: int, candidate: int) -> dict[str, Json]:
     """Accuracy of champion and candidate on each suite of the round, their comparison, and the best constant."""
     found: dict[str, Json] = {}
     for suite, of in (("fresh", round), ("frozen", 0), ("regression", round)):
-        comparison = compare_policies(ledger, suite, of, champion, candidate, confidence=confidence)
+        comparison = compare_policies(source.ledger, suite, of, champion, candidate, confidence=source.confidence)
         if comparison is None:
             continue
         sides = {"champion": champion, "candidate": candidate}
-        estimates = {k: accuracy(answers(ledger, suite, of, v).values(), confidence=confidence) for k, v in sides.items()}
         found[suite] = {
-            **{k: e.model_dump() if e else None for k, e in estimates.items()},
+            **{k: source.estimate(answers(source.ledger, suite, of, v).values()) for k, v in sides.items()},
             "comparison": comparison.model_dump(),
-            "constant": overall_baseline(constants(ledger, suite, of)),
+            "constant": overall_baseline(source.constants(suite, of)),
         }
     return found
 
 
-def constants(ledger: Ledger, suite: str, round: int) -> list[ConstantBaseline]:
-    """Best constant answers of a suite, chosen on the run's other fresh and frozen tasks where there are any."""
-    others = {
-        row.task_id
-        for row in ledger.rows(SuiteRow, suite=["fresh", "frozen"])
-        if (row.suite, row.round) != (suite, round)
-    }
-    return constant_baselines(ledger.suite(suite, round=round), ledger.tasks(sorted(others)).values())
-
-
-def by_family(ledger: Ledger, suite: str, round: int, before: int, after: int, confidence: float) -> list[Json]:
+def by_family(source: Source, suite: str, round: int, before: int, after: int) -> list[Json]:
     """Accuracy of two policies on a suite by family, beside the family's best constant answer."""
-    first, second = answers(ledger, suite, round, before), answers(ledger, suite, round, after)
-    constant = {row.family: row for row in constants(ledger, suite, round)}
+    first, second = (answers(source.ledger, suite, round, policy) for policy in (before, after))
+    constant = {row.family: row for row in source.constants(suite, round)}
     groups: dict[str, list[str]] = defaultdict(list)
     for task, row in second.items():
         if task in first:
             groups[row.family].append(task)
     rows = []
     for family, tasks in sorted(groups.items()):
-        old = accuracy((first[t] for t in tasks), confidence=confidence)
-        new = accuracy((second[t] for t in tasks), confidence=confidence)
         best = constant.get(family)
         rows.append(
             {
                 "family": family,
-                "before": old.model_dump() if old else None,
-                "after": new.model_dump() if new else None,
+                "before": source.estimate(first[t] for t in tasks),
+                "after": source.estimate(second[t] for t in tasks),
                 "constant": best.model_dump() if best else None,
             }
         )

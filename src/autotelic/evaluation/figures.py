@@ -7,6 +7,7 @@ escaped here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -56,7 +57,7 @@ class Dumbbell:
     mark: float | None = None
 
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 380, 230, 40, 34, 14, 34
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 380, 220, 42, 46, 14, 24
 
 
 def line_chart(
@@ -93,6 +94,7 @@ def line_chart(
     for index, one in enumerate(series):
         offset = (index - (len(series) - 1) / 2) * 2 * shift if len(series) > 1 else 0.0
         parts.append(_line(plot, one, offset, percent))
+    parts.append(_last_values(plot, series, percent))
     return (
         f'<svg class="lines" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">'
         f"{''.join(parts)}</svg>"
@@ -181,13 +183,13 @@ class _Plot:
 
     def __init__(self, first: int, last: int, top: float) -> None:
         self.first, self.top = first, top
-        self.step = (_WIDTH - _LEFT - _RIGHT - 40) / max(1, last - first)
+        self.step = (_WIDTH - _LEFT - _RIGHT - 36) / max(1, last - first)
         self.centre = first == last
 
     def x(self, value: float) -> float:
         if self.centre:
             return (_LEFT + _WIDTH - _RIGHT) / 2
-        return _LEFT + 20 + (value - self.first) * self.step
+        return _LEFT + 18 + (value - self.first) * self.step
 
     def y(self, value: float) -> float:
         share = min(1.0, max(0.0, value / self.top))
@@ -196,8 +198,9 @@ class _Plot:
 
 def _grid(plot: _Plot, percent: bool) -> str:
     lines = []
-    for i in range(5):
-        value = plot.top * i / 4
+    parts = _divisions(plot.top)
+    for i in range(parts + 1):
+        value = plot.top * i / parts
         y = plot.y(value)
         lines.append(
             f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
@@ -206,17 +209,41 @@ def _grid(plot: _Plot, percent: bool) -> str:
     return "".join(lines)
 
 
+def _divisions(top: float) -> int:
+    """Return how many steps of the grid give round numbers at its lines."""
+    lead = round(top / 10 ** math.floor(math.log10(top) + 1e-9), 6)
+    return {1.0: 4, 2.0: 4, 3.0: 3, 4.0: 4, 5.0: 5, 6.0: 3, 8.0: 4}.get(lead, 4)
+
+
 def _round_ticks(plot: _Plot, rounds: Sequence[int]) -> str:
     every = max(1, -(-len(rounds) // 8))
     y = _HEIGHT - _BOTTOM + 17
-    return "".join(
-        f'<text class="tick" x="{plot.x(r):.1f}" y="{y}" text-anchor="middle">{r}</text>' for r in rounds[::every]
-    ) + f'<text class="tick" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 4}" text-anchor="end">round</text>'
+    return (
+        "".join(
+            f'<text class="tick" x="{plot.x(r):.1f}" y="{y}" text-anchor="middle">{r}</text>' for r in rounds[::every]
+        )
+        + f'<text class="tick" x="{_LEFT - 7}" y="{y}" text-anchor="end">round</text>'
+    )
+
+
+def _last_values(plot: _Plot, series: Sequence[Series], percent: bool) -> str:
+    """Write each line's last value at the right, pushed apart where two would overlap."""
+    ends = sorted(
+        (plot.y(last.y), last, s.css) for s in series if (last := max(s.points, key=lambda p: p.x, default=None))
+    )
+    parts, floor = [], 0.0
+    for y, point, css in ends:
+        floor = max(y, floor)
+        text = _value(point.y, percent)
+        parts.append(f'<text class="value {escape(css)}" x="{_WIDTH - 2}" y="{floor + 4:.1f}">{text}</text>')
+        floor += 13
+    return "".join(parts)
 
 
 def _line(plot: _Plot, series: Series, offset: float, percent: bool) -> str:
     css = escape(series.css)
     points = sorted(series.points, key=lambda p: p.x)
+    radius = 4 if len(points) <= 12 else 2.5
     xy = [(plot.x(p.x) + offset, plot.y(p.y)) for p in points]
     parts = [
         f'<line class="line {css}" x1="{a[0]:.1f}" y1="{a[1]:.1f}" x2="{b[0]:.1f}" y2="{b[1]:.1f}"/>'
@@ -232,7 +259,8 @@ def _line(plot: _Plot, series: Series, offset: float, percent: bool) -> str:
                 f'{high:.1f}h6"/>'
             )
         parts.append(
-            f'<circle class="dot {css}" cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{escape(series.name)}, round {point.x}: '
+            f'<circle class="dot {css}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">'
+            f"<title>{escape(series.name)}, round {point.x}: "
             f"{_value(point.y, percent)}{interval}</title></circle>"
         )
     return "".join(parts)
@@ -241,9 +269,8 @@ def _line(plot: _Plot, series: Series, offset: float, percent: bool) -> str:
 def _rows_svg(label: str, height: int, parts: Sequence[str]) -> str:
     if not parts:
         return ""
-    return (
-        f'<svg class="rows" width="100%" height="{height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
-    )
+    said = escape(label)
+    return f'<svg class="rows" width="100%" height="{height}" role="img" aria-label="{said}">{"".join(parts)}</svg>'
 
 
 def _value(value: float, percent: bool) -> str:

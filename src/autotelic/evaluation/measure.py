@@ -1,4 +1,4 @@
-"""From ledger rows to comparisons: the one place where the gate, the alarms and the report get their figures from.
+"""From ledger rows to comparisons: the one place where the gate and the report get their figures from.
 
 Accuracy is the share of answers with full marks; partial credit is not counted, and an answer without a verdict is
 `None`, not wrong. Because gate and report call the same functions with the same seed, their figures are the same.
@@ -6,18 +6,14 @@ Accuracy is the share of answers with full marks; partial credit is not counted,
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-
-from sqlmodel import col, select
+from collections.abc import Iterable
 
 from autotelic.core.seeds import derive
-from autotelic.core.words import Origin, Score
+from autotelic.core.words import Score
 from autotelic.environments import solved
-from autotelic.evaluation.alarms import RoundStatistics
 from autotelic.evaluation.gap import Gap, generation_verification_gap
 from autotelic.evaluation.stats import Comparison, Estimate, estimate, paired_bootstrap
-from autotelic.store import CritiqueRow, EpisodeRow, EvaluationRow, Ledger, PolicyRow, ProposalRow, RunRow, TaskRow
+from autotelic.store import CritiqueRow, EpisodeRow, EvaluationRow, Ledger, RunRow
 
 __all__ = [
     "Cells",
@@ -27,7 +23,6 @@ __all__ = [
     "compare_policies",
     "critic_gap",
     "full_marks",
-    "round_statistics",
     "two_by_two",
 ]
 
@@ -109,69 +104,3 @@ def critic_gap(ledger: Ledger, round: int, *, confidence: float = 0.95) -> Gap |
         attempts=attempts or None,
         confidence=confidence,
     )
-
-
-def round_statistics(
-    ledger: Ledger,
-    round: int,
-    *,
-    families: Sequence[str],
-    base: int,
-    candidate: int | None,
-    text_logprobs: tuple[float, float] | None = None,
-) -> RoundStatistics:
-    """Gather what the alarms look at after a round.
-
-    Args:
-        ledger: the run's ledger.
-        round: the round just evaluated.
-        families: all families of the environment.
-        base: number of the base policy.
-        candidate: the round's new policy, `None` if it trained none.
-        text_logprobs: mean log-probability of general text under base and candidate, nats per token.
-    """
-    said: dict[str, list[str]] = defaultdict(list)
-    golds: dict[str, list[str]] = defaultdict(list)
-    reasons: Counter[str] = Counter()
-    for family, answer, gold, reason in _episodes(ledger, round):
-        reasons[reason] += 1
-        if answer is not None and gold is not None:
-            said[family].append(answer)
-            golds[family].append(gold)
-    proposals = ledger.rows(ProposalRow, round=round)
-    written = Counter(row.reason for row in proposals if row.origin == Origin.PROPOSER.value)
-    return RoundStatistics(
-        answers=said,
-        golds=golds,
-        episode_reasons=dict(reasons),
-        proposal_reasons=dict(written),
-        families=list(families),
-        families_seen=sorted({row.family for row in proposals if row.task_id is not None}),
-        text_logprob_base=text_logprobs[0] if text_logprobs else None,
-        text_logprob=text_logprobs[1] if text_logprobs else None,
-        gains_over_base=_gains_over_base(ledger, base, round),
-        mean_tokens_base=_mean_tokens(ledger, base),
-        mean_tokens=_mean_tokens(ledger, candidate),
-    )
-
-
-def _episodes(ledger: Ledger, round: int) -> list[tuple[str, str | None, str | None, str]]:
-    query = (
-        select(EpisodeRow.family, EpisodeRow.answer, TaskRow.answer, EpisodeRow.reason)
-        .join(TaskRow, col(TaskRow.id) == col(EpisodeRow.task_id))
-        .where(EpisodeRow.round == round)
-    )
-    with ledger.session() as session:
-        return list(session.exec(query).all())
-
-
-def _mean_tokens(ledger: Ledger, policy: int | None) -> float | None:
-    tokens = [] if policy is None else [row.completion_tokens for row in answers(ledger, "frozen", 0, policy).values()]
-    return sum(tokens) / len(tokens) if tokens else None
-
-
-def _gains_over_base(ledger: Ledger, base: int, round: int) -> list[float | None]:
-    """Gain over the base on `frozen` of each round's new policy, oldest first."""
-    made = [p for p in ledger.rows(PolicyRow, order=("round", "number")) if p.number != base and p.round <= round]
-    found = [compare_policies(ledger, "frozen", 0, base, policy.number) for policy in made]
-    return [None if comparison is None else comparison.gain for comparison in found]

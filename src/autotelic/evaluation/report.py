@@ -7,15 +7,13 @@ with the run's own seed: a report made again, anywhere, is the same.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import Any
 
 from autotelic.core.run_dir import RunDir
 from autotelic.core.words import PolicyState
 from autotelic.evaluation import _sections
 from autotelic.evaluation._page import render
-from autotelic.evaluation._sections import Json
+from autotelic.evaluation._sections import Json, Source
 from autotelic.evaluation.baselines import overall_baseline
 from autotelic.evaluation.measure import compare_policies, critic_gap, two_by_two
 from autotelic.store import (
@@ -35,17 +33,18 @@ __all__ = ["SOURCES", "build_report", "write_report"]
 MAX_SAMPLED_ROUNDS = 50
 """Rounds that show sample trajectories; of a longer run as many, evenly spread, first and last among them."""
 
+_POLICY = {"number", "parent", "round", "state", "method", "sha256"}
 _OUTSIDE = {"prepare", "finish"}  # nodes that belong to the run, not to a round
 
 SOURCES: dict[str, str] = {
-    "total": "evaluation where suite = 'sealed' and memory = 0, base and champion paired by task_id; score = 1 is right",
-    "rounds.fresh": "evaluation where suite = 'fresh' and memory = 0, champion and candidate of gate, paired by task_id",
+    "total": "evaluation where suite = 'sealed' and memory = 0, base and champion paired by task_id",
+    "rounds.fresh": "evaluation where suite = 'fresh' and memory = 0, gate's champion and candidate, paired by task_id",
     "rounds.suites": "evaluation by suite and policy (frozen: round 0); constant: task.answer over the suite's tasks",
     "rounds.two_by_two": "evaluation where suite = 'fresh', tasks answered by both policies with memory 0 and 1",
     "rounds.promoted, rounds.reasons": "gate",
     "rounds.delivery_seconds, rounds.proof": "delivery where kind = 'train' and policy = the candidate",
     "rounds.funnel": "curation by kept and reason",
-    "rounds.proposer": "proposal where origin = 'proposer'; novel: task_id is set; valid: novel or reason = 'duplicate'",
+    "rounds.proposer": "proposal where origin = 'proposer'; new: task_id is set; valid: new or reason = 'duplicate'",
     "rounds.solver": "episode by family and task_id",
     "rounds.gap": "critique (verdict, confidence, truth), solver's rate from episode.score",
     "rounds.seconds": "node.seconds",
@@ -67,7 +66,8 @@ def build_report(ledger: Ledger) -> Json:
     champion = next((p.number for p in policies if p.state == PolicyState.CHAMPION.value), base)
     confidence = _confidence(run)
     total = compare_policies(ledger, "sealed", 0, base, champion, confidence=confidence)
-    rounds = _rounds(ledger, confidence)
+    source = Source.of(ledger, confidence)
+    rounds = _rounds(source)
     return {
         "base": base,
         "champion": champion,
@@ -76,9 +76,11 @@ def build_report(ledger: Ledger) -> Json:
         "rounds": rounds,
         "confidence": confidence,
         "total_detail": total.model_dump() if total else None,
-        "total_constant": overall_baseline(_sections.constants(ledger, "sealed", 0)) if total else None,
-        "families": _families(ledger, base, champion, rounds, bool(total), confidence),
-        "policies": [p.model_dump(include={"number", "parent", "round", "state", "method", "sha256"}) for p in policies],
+        "total_constant": overall_baseline(source.constants("sealed", 0)) if total else None,
+        "families": _families(source, base, champion, rounds, sealed=bool(total)),
+        "policies": [
+            p.model_dump(include={"number", "parent", "round", "state", "method", "sha256"}) for p in policies
+        ],
         "deliveries": [
             row.model_dump(include={"round", "policy", "previous", "kind", "seconds", "to_trainer", "to_previous"})
             for row in ledger.rows(DeliveryRow, order="id")
@@ -100,28 +102,30 @@ def write_report(run_dir: Path, ledger: Ledger | None = None) -> Json:
     Raises:
         UsageError: there is no run in the directory.
     """
-    own = Ledger(RunDir(run_dir).require().ledger) if ledger is None else None
+    source = ledger or Ledger(RunDir(run_dir).require().ledger)
     try:
-        report = build_report(ledger or own)  # type: ignore[arg-type]
+        report = build_report(source)
     finally:
-        if own is not None:
-            own.close()
+        if ledger is None:
+            source.close()
     _replace(run_dir / "report.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     _replace(run_dir / "report.html", render(report))
     return report
 
 
-def _rounds(ledger: Ledger, confidence: float) -> list[Json]:
-    numbers = {n for n in ledger.column(ProposalRow, "round")} | {row.round for row in ledger.rows(GateRow)}
+def _rounds(source: Source) -> list[Json]:
+    ledger = source.ledger
+    numbers = set(ledger.column(ProposalRow, "round")) | {row.round for row in ledger.rows(GateRow)}
     numbers |= {row.round for row in ledger.rows(NodeRow) if row.node not in _OUTSIDE}
     ordered = sorted(numbers)
     sampled = set(_spread(ordered, MAX_SAMPLED_ROUNDS))
-    return [_round(ledger, number, confidence, with_samples=number in sampled) for number in ordered]
+    return [_round(source, number, with_samples=number in sampled) for number in ordered]
 
 
-def _round(ledger: Ledger, number: int, confidence: float, *, with_samples: bool) -> Json:
+def _round(source: Source, number: int, *, with_samples: bool) -> Json:
+    ledger, confidence = source.ledger, source.confidence
     gate = ledger.get(GateRow, number)
-    suites = _sections.suites(ledger, number, gate.champion, gate.candidate, confidence) if gate else {}
+    suites = _sections.suites(source, number, gate.champion, gate.candidate) if gate else {}
     cells = two_by_two(ledger, number, gate.champion, gate.candidate, confidence=confidence) if gate else None
     gap = critic_gap(ledger, number, confidence=confidence)
     seconds, proof = _sections.delivery(ledger, number, gate.candidate if gate else None)
@@ -149,18 +153,16 @@ def _round(ledger: Ledger, number: int, confidence: float, *, with_samples: bool
     }
 
 
-def _families(
-    ledger: Ledger, base: int, champion: int, rounds: list[Json], sealed: bool, confidence: float
-) -> Json | None:
+def _families(source: Source, base: int, champion: int, rounds: list[Json], *, sealed: bool) -> Json | None:
     """Accuracy by family, on `sealed` once it is open, before that on the newest fresh suite."""
     if sealed:
-        rows = _sections.by_family(ledger, "sealed", 0, base, champion, confidence)
+        rows = _sections.by_family(source, "sealed", 0, base, champion)
         return {"suite": "sealed", "round": 0, "before": base, "after": champion, "rows": rows}
     decided = [r for r in rounds if r["fresh"] is not None]
     if not decided:
         return None
     number, before, after = (decided[-1][k] for k in ("round", "champion", "candidate"))
-    rows = _sections.by_family(ledger, "fresh", number, before, after, confidence)
+    rows = _sections.by_family(source, "fresh", number, before, after)
     return {"suite": "fresh", "round": number, "before": before, "after": after, "rows": rows}
 
 
@@ -193,6 +195,6 @@ def _spread(items: list[int], n: int) -> list[int]:
 
 
 def _replace(path: Path, text: str) -> None:
-    part: Any = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    part.replace(path)

@@ -7,6 +7,7 @@ family (hundreds of rows) came out exact when measured; across 10,000 rows, 99.8
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autotelic.core.errors import MissingPackage
+from autotelic.core.errors import MissingPackage, StoreError
 from autotelic.memory._truth import Row
 
 __all__ = ["Index"]
@@ -31,6 +32,7 @@ class Index:
 
     Raises:
         MissingPackage: chromadb is not installed.
+        StoreError: Chroma cannot open the directory, though its file is a sound database.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,10 +40,16 @@ class Index:
             raise MissingPackage("chromadb", "memory")
         self._path = path
         self._client: Any = None
+        # Looked at first: a Chroma client that failed to open a path cannot open it again in the same process.
+        if not _sound(path / "chroma.sqlite3"):
+            shutil.rmtree(path)
         try:
             self._open()
-        except Exception:  # Chroma raises all kinds of things on a broken directory; the index is only an index.
-            self.rebuild([], {})
+        except Exception as error:
+            raise StoreError(
+                f"the index of the memory in {path} cannot be opened: {type(error).__name__}: {error}. "
+                "Delete that directory: it is built again from what the memory holds."
+            ) from error
 
     def close(self) -> None:
         """Let go of the files."""
@@ -102,3 +110,16 @@ class Index:
         self._collection: Any = self._client.get_or_create_collection(
             _NAME, embedding_function=None, configuration={"hnsw": _HNSW}
         )
+
+
+def _sound(file: Path) -> bool:
+    """Say whether a file is missing or a database without damage."""
+    if not file.exists():
+        return True
+    connection = sqlite3.connect(file)
+    try:
+        return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    except sqlite3.DatabaseError:
+        return False
+    finally:
+        connection.close()

@@ -122,7 +122,8 @@ class MiniLM:
                 self._stop()
                 raise AutotelicError(
                     f"the embedding process died twice on {len(texts)} texts; it should have answered. "
-                    f"Its last words:\n{error}\nMend what they name (often memory, or torch and transformers that do not fit together)."
+                    f"Its last words:\n{error}\n"
+                    "Mend what they name (often memory, or torch and transformers that do not fit together)."
                 ) from None
 
     def _ask(self, texts: list[str]) -> Vectors:

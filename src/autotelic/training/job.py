@@ -100,7 +100,7 @@ class TrainingResult(Frozen):
     losses: tuple[float, ...]
     """Loss of every step, nats a completion token."""
     seconds: dict[str, float]
-    """Seconds by phase: `load`, `train`, `merge`, `write`, `hash`, `canary`, `finish` (last step to rename)."""
+    """Seconds by phase: `load`, `train`, `merge`, `write` (with the hash), `canary`, `finish` (last step to all)."""
     finished_at: float
     """Unix time at which the last optimisation step ended: delivery is timed from here."""
 

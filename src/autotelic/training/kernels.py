@@ -1,9 +1,9 @@
 """The arithmetic of LoRA training, written so that a CPU does each thing once.
 
-Measured on two cores, the stock paths lose time in three places: LoRA computed in float32 or cast anew at every use next
-to a bf16 model, the backward pass of `scaled_dot_product_attention` (three times that of plain products), and a
-language-model head that keeps all logits for autograd. Each has a hand-written backward here. The base model is frozen,
-so nothing here computes a gradient for its weights. Norms, gates and rotary embeddings gained nothing and are left alone.
+Measured on two cores, the stock paths lose time in three places: LoRA in float32, or cast anew at every use, next to a
+bf16 model; the backward pass of `scaled_dot_product_attention` (three times that of plain products); and a head that
+keeps all logits for autograd. Each has a hand-written backward here. The base model is frozen, so nothing computes a
+gradient for its weights. Norms, gates and rotary embeddings gained nothing by it and are left alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HEAD_CHUNK = 512
 """Predictions whose logits are in memory at once."""
 
 
-class _LoraLinear(torch.autograd.Function):
+class _LoraLinear(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
@@ -49,10 +49,10 @@ class _LoraLinear(torch.autograd.Function):
 
 def lora_linear(x: Tensor, base: nn.Linear, a_R_I: Tensor, b_O_R: Tensor, scale: float) -> Tensor:
     """`base(x) + scale * B A x` with the products in the dtype of `x`; gradients for `x`, A and B only."""
-    return _LoraLinear.apply(x, base.weight, base.bias, a_R_I, b_O_R, scale)  # type: ignore[no-any-return]
+    return _LoraLinear.apply(x, base.weight, base.bias, a_R_I, b_O_R, scale)
 
 
-class _PackedAttention(torch.autograd.Function):
+class _PackedAttention(torch.autograd.Function):  # type: ignore[misc]
     """Shapes: q N x (K G) x D, k and v N x K x D, K key heads, G queries a key head; rows B x T."""
 
     @staticmethod
@@ -96,7 +96,9 @@ def _heads_first(whole: Tensor, count: int, width: int, key_heads: int) -> Tenso
 
 
 def _spread(x: Tensor, rows_B_T: Tensor, key_heads: int) -> Tensor:
-    return _heads_first(x.index_select(0, rows_B_T.view(-1)), *rows_B_T.shape, key_heads)
+    """Lay nodes out as rows."""
+    count, width = rows_B_T.shape
+    return _heads_first(x.index_select(0, rows_B_T.view(-1)), count, width, key_heads)
 
 
 def _rows_first(x: Tensor, count: int, key_heads: int, groups: int, width: int) -> Tensor:
@@ -118,9 +120,7 @@ def _collect(grad: Tensor, rows_B_T: Tensor, shape: torch.Size) -> Tensor:
     return out.index_add_(0, rows_B_T.view(-1), flat.float()).to(grad.dtype).view(shape)
 
 
-def packed_attention(
-    q: Tensor, k: Tensor, v: Tensor, rows_B_T: Tensor, read_N: Tensor, scale: float
-) -> Tensor:
+def packed_attention(q: Tensor, k: Tensor, v: Tensor, rows_B_T: Tensor, read_N: Tensor, scale: float) -> Tensor:
     """Causal attention of every row over its own tokens, for tokens stored once (see `packing`).
 
     Args:
@@ -137,10 +137,10 @@ def packed_attention(
     width = rows_B_T.shape[1]
     bias = torch.full((width, width), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
     nodes = [x[0].transpose(0, 1) for x in (q, k, v)]
-    return _PackedAttention.apply(*nodes, rows_B_T, read_N, bias, scale)[None]  # type: ignore[no-any-return]
+    return _PackedAttention.apply(*nodes, rows_B_T, read_N, bias, scale)[None]
 
 
-class _HeadLoss(torch.autograd.Function):
+class _HeadLoss(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(
         ctx: Any, hidden_M_D: Tensor, head: Tensor, bias: Tensor | None, target_M: Tensor, weight_M: Tensor
@@ -165,5 +165,5 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def head_loss(hidden_M_D: Tensor, head: nn.Linear, target_M: Tensor, weight_M: Tensor) -> Tensor:
-    """Weighted sum of negative log-likelihoods (nats) under a frozen head; logits in the model's dtype, softmax in float32."""
-    return _HeadLoss.apply(hidden_M_D, head.weight, head.bias, target_M, weight_M)  # type: ignore[no-any-return]
+    """Weighted sum of negative log-likelihoods, nats; logits in the model's dtype, softmax in float32, head frozen."""
+    return _HeadLoss.apply(hidden_M_D, head.weight, head.bias, target_M, weight_M)

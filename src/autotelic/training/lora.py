@@ -1,8 +1,7 @@
 """LoRA on a bf16 model: float32 adapters by peft, our arithmetic in the forward pass, merged in place at the end.
 
 Adapters stay float32 because a bf16 parameter stops moving when a step is under 1/256 of it; products are bf16.
-Merging rounds once to the dtype of the weights. The adapter's scale is folded in; peft's own `merge_and_unload` rebuilds
-modules one by one and took ten times as long.
+Merging adds them to the weights where these lie and rounds once to their dtype.
 """
 
 from __future__ import annotations
@@ -33,14 +32,15 @@ _ADAPTER = "default"
 
 
 def _attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any, **kwargs: Any
 ) -> tuple[Tensor, None]:
     rows_B_T = kwargs["rows_B_T"]
     window = kwargs.get("sliding_window")
     odd = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
     if odd or kwargs.get("dropout") or (window is not None and window < rows_B_T.shape[1]):
+        what = ", ".join(odd) or "dropout or a sliding window"
         raise UsageError(
-            f"{type(module).__name__} asks for attention this trainer does not compute ({', '.join(odd) or 'dropout or a sliding window'}). "
+            f"{type(module).__name__} asks for attention this trainer does not compute: {what}. "
             "Use a model with plain causal attention, or lower max_length to the window."
         )
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
@@ -73,7 +73,7 @@ def use_fast_layers(model: PeftModel) -> None:
         )
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def merge(model: PeftModel) -> Any:
     """Add the adapters to the base weights in place and return the plain base model."""
     for name, layer in _layers(model):

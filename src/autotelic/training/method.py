@@ -1,6 +1,6 @@
 """What a training method is: curated rows in, a plain merged model out, inside the trainer process.
 
-A method knows nothing of directories, hashes, canaries or the pipe to the parent: the worker does those for all of them.
+A method knows nothing of directories, hashes, canaries or the pipe to the parent: the worker does those for all.
 """
 
 from __future__ import annotations
@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from autotelic.core.words import TrainingExample
 from autotelic.training.job import TrainingStep
+
+if TYPE_CHECKING:
+    from autotelic.training.weights import Image
 
 __all__ = ["Method", "Report", "Trained"]
 
@@ -25,6 +28,8 @@ class Trained:
 
     model: Any
     """A plain `PreTrainedModel` that holds the new weights; adapters are merged and gone."""
+    image: Image
+    """The bytes of its weights file."""
     tokenizer: Any
     """Its tokenizer."""
     finished_at: float
@@ -46,7 +51,7 @@ class Trained:
 
 
 class Method(Protocol):
-    """A way to train. The registry (kind `method`) holds factories `Mapping[str, Any] -> Method` that check the settings."""
+    """A way to train. The registry (kind `method`) holds factories `Mapping[str, Any] -> Method`."""
 
     def train(self, base: Path, examples: Sequence[TrainingExample], seed: int, report: Report) -> Trained:
         """Train from the weights in `base`.

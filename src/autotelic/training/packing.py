@@ -1,8 +1,8 @@
 """Rows to tensors without padding and without computing a shared prefix twice.
 
-Chat rows of one batch begin alike: the same system turn, often the same instruction, sometimes the same whole prompt with
-another answer. Under causal attention equal prefixes have equal hidden states, so a batch is stored as a *trie*: each
-distinct prefix is one token to compute. Linear layers, norms and the embedding then see each distinct token once;
+Chat rows of one batch begin alike: the same system turn, often the same instruction, sometimes the same whole prompt
+with another answer. Under causal attention equal prefixes have equal hidden states, so a batch is stored as a *trie*:
+each distinct prefix is one token to compute. Linear layers, norms and the embedding then see each distinct token once;
 only attention looks at whole rows (`rows_B_T`). Loss and gradients are those of the plain padded batch.
 """
 

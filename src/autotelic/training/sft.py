@@ -1,9 +1,9 @@
 """Supervised fine-tuning of LoRA adapters: TRL's SFTTrainer, subclassed where a CPU loses time.
 
-The rows, their order, the loss and the optimiser are TRL's. What differs is what is computed on the way: a batch is a trie
-of distinct tokens instead of a padded block (`packing`), LoRA, attention and the language-model head have hand-written
-backward passes (`kernels`), the head sees only the positions that are learned, and there are no per-token metrics, no
-autocast and no recomputation. `benchmarks/trainer.py` holds it to TRL's own losses.
+The rows, their order, the loss and the optimiser are TRL's. What differs is what is computed on the way: a batch is a
+trie of distinct tokens instead of a padded block (`packing`), LoRA, attention and the language-model head have hand-
+written backward passes (`kernels`), the head sees only the positions that are learned, and there are no per-token
+metrics, no autocast and no recomputation. `benchmarks/trainer.py` holds it to TRL's own losses.
 
 LoRA: Hu et al., arXiv 2106.09685.
 """
@@ -21,7 +21,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from pydantic import Field, ValidationError
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import TrainerCallback
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
@@ -32,11 +32,12 @@ from autotelic.training.kernels import head_loss
 from autotelic.training.lora import PACKED, adapter_saver, merge, use_fast_layers
 from autotelic.training.method import Report, Trained
 from autotelic.training.packing import Row, pack
+from autotelic.training.weights import Loaded, load_model
 
-__all__ = ["SFT", "FastSFTTrainer", "SFTConfig", "load_model", "tokenize"]
+__all__ = ["SFT", "FastSFTTrainer", "SFTConfig", "tokenize"]
 
 _CANARY_ROWS = 3
-_CANARY_TOKENS = 40
+_CANARY_TOKENS = 24
 
 
 class SFTConfig(Frozen):
@@ -53,7 +54,7 @@ class SFTConfig(Frozen):
     batch_size: int = Field(default=16, ge=1)
     """Rows an optimisation step."""
     max_length: int = Field(default=1024, ge=2)
-    """Longest row, tokens of prompt and completion; longer ones are left out, because a cut answer teaches not to end."""
+    """Longest row, tokens of prompt and completion; longer ones are left out, as a cut answer teaches not to end."""
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps over which the learning rate rises."""
     scheduler: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
@@ -69,30 +70,13 @@ class SFTConfig(Frozen):
 def tokenize(tokenizer: Any, example: TrainingExample) -> Row:
     """Return the tokens the server saw and generated: the templated prompt, then the completion and end of turn.
 
-    Prompt and completion are tokenised apart, as in serving, where the completion was generated after a finished prompt.
+    Prompt and completion are tokenised apart, as in serving, where generation starts from a finished prompt.
     """
     messages = [message.model_dump() for message in example.messages]
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
     completion = tokenizer(example.completion, add_special_tokens=False)["input_ids"]
     return Row(prompt, [*completion, tokenizer.eos_token_id], example.weight)
-
-
-def load_model(base: Path) -> Any:
-    """Load weights in the dtype they are stored in, with PyTorch's stock attention.
-
-    Raises:
-        UsageError: the directory holds no model, or one whose head this trainer does not compute.
-    """
-    try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", attn_implementation="sdpa")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"no model can be loaded from {base}: {error}. Point to one in Hugging Face format.") from error
-    config = model.config.get_text_config()
-    for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
-        if getattr(config, name, None) not in (None, 1.0):
-            raise UsageError(f"the model in {base} sets {name}, which this trainer does not compute. Choose another.")
-    return model
 
 
 class FastSFTTrainer(SFTTrainer):  # type: ignore[misc]
@@ -127,7 +111,7 @@ class FastSFTTrainer(SFTTrainer):  # type: ignore[misc]
         learned = hidden.index_select(0, inputs["at_M"])
         loss = head_loss(learned, causal.get_output_embeddings(), inputs["target_M"], inputs["weight_M"])
         loss = loss / inputs["learned"]
-        self.losses.append(loss.item())
+        self.losses.append(loss.detach().item())
         self.tokens += inputs["tokens"]
         return loss
 
@@ -146,7 +130,7 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
         self.finished_at = 0.0
         self.trainer: FastSFTTrainer | None = None
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
         """Called by the training loop after the optimiser's step."""
         self.finished_at = time.time()
         assert self.trainer is not None
@@ -186,22 +170,24 @@ class SFT:
     def train(self, base: Path, examples: Sequence[TrainingExample], seed: int, report: Report) -> Trained:
         """See `Method.train`."""
         began = time.time()
-        tokenizer = AutoTokenizer.from_pretrained(base)
-        rows, skipped = self._rows(tokenizer, examples)
+        loaded = load_model(base)
+        rows, skipped = self._rows(loaded.tokenizer, examples)
         steps = _Steps(report)
         with tempfile.TemporaryDirectory() as scratch:
-            trainer = self.trainer(load_model(base), tokenizer, rows, seed, scratch, steps)
+            trainer = self.trainer(loaded, rows, seed, scratch, steps)
             steps.trainer = trainer
-            loaded = time.time()
+            ready = time.time()
             trainer.train()
         save_adapter = adapter_saver(trainer.model, base)
         merging = time.time()
         model = merge(trainer.model)
         model.config._attn_implementation = "sdpa"
+        loaded.image.take(model)
         merged = time.time()
         return Trained(
             model=model.eval(),
-            tokenizer=tokenizer,
+            image=loaded.image,
+            tokenizer=loaded.tokenizer,
             finished_at=steps.finished_at,
             losses=trainer.losses,
             tokens=trainer.tokens,
@@ -209,7 +195,7 @@ class SFT:
             canary_tokens=[[*row.prompt, *row.completion][-_CANARY_TOKENS:] for row in rows[:_CANARY_ROWS]],
             save_adapter=save_adapter,
             skipped=skipped,
-            seconds={"load": loaded - began, "train": steps.finished_at - loaded, "merge": merged - merging},
+            seconds={"load": ready - began, "train": steps.finished_at - ready, "merge": merged - merging},
         )
 
     def _rows(self, tokenizer: Any, examples: Sequence[TrainingExample]) -> tuple[list[Row], list[str]]:
@@ -229,7 +215,7 @@ class SFT:
         return rows, skipped
 
     def trainer(
-        self, model: Any, tokenizer: Any, rows: Sequence[Row], seed: int, scratch: str, *callbacks: TrainerCallback
+        self, loaded: Loaded, rows: Sequence[Row], seed: int, scratch: str, *callbacks: TrainerCallback
     ) -> FastSFTTrainer:
         """Build the trainer of these settings, for whoever wants to drive it by hand."""
         config = self.config
@@ -239,10 +225,10 @@ class SFT:
             "weight": [row.weight for row in rows],
         }
         return FastSFTTrainer(
-            model=model,
+            model=loaded.model,
             args=self._arguments(seed, scratch),
             train_dataset=Dataset.from_dict(columns),
-            processing_class=tokenizer,
+            processing_class=loaded.tokenizer,
             peft_config=LoraConfig(
                 r=config.rank, lora_alpha=config.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
             ),

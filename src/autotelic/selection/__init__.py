@@ -1,0 +1,43 @@
+"""What is kept for training, and the reason of everything that is not."""
+
+from __future__ import annotations
+
+from autotelic.selection.candidate import Candidate, Drop, Gate, Past
+from autotelic.selection.curate import Curated, curate
+from autotelic.selection.gates import (
+    contamination,
+    exact_duplicates,
+    family_quota,
+    family_share,
+    learnable_band,
+    max_examples,
+    near_duplicates,
+    per_task_cap,
+    verified_only,
+)
+from autotelic.selection.replay import Pool, Replayed, replay
+from autotelic.selection.selectors import Balanced, Selection, Selector
+
+__all__ = [
+    "Balanced",
+    "Candidate",
+    "Curated",
+    "Drop",
+    "Gate",
+    "Past",
+    "Pool",
+    "Replayed",
+    "Selection",
+    "Selector",
+    "contamination",
+    "curate",
+    "exact_duplicates",
+    "family_quota",
+    "family_share",
+    "learnable_band",
+    "max_examples",
+    "near_duplicates",
+    "per_task_cap",
+    "replay",
+    "verified_only",
+]

@@ -1,0 +1,34 @@
+"""The local model server, the gateway that all model calls go through, and the proved delivery of policies."""
+
+from __future__ import annotations
+
+from autotelic.serving.backends import Backend, LiteLLMBackend, LocalBackend, Sampling, ScriptedBackend, Unavailable
+from autotelic.serving.canary import Tolerance, difference, prove, server_logprobs
+from autotelic.serving.config import ServingConfig
+from autotelic.serving.delivery import DeliveryKind, PolicyServer
+from autotelic.serving.gateway import Counters, Gateway
+from autotelic.serving.model import DEFAULT_MODEL, ModelFiles, cache_dir, resolve_model
+from autotelic.serving.server import VLLMServer
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "Backend",
+    "Counters",
+    "DeliveryKind",
+    "Gateway",
+    "LiteLLMBackend",
+    "LocalBackend",
+    "ModelFiles",
+    "PolicyServer",
+    "Sampling",
+    "ScriptedBackend",
+    "ServingConfig",
+    "Tolerance",
+    "Unavailable",
+    "VLLMServer",
+    "cache_dir",
+    "difference",
+    "prove",
+    "resolve_model",
+    "server_logprobs",
+]

@@ -1,0 +1,297 @@
+"""Where the gateway's calls end: the local server, any provider that LiteLLM knows, or a script for tests.
+
+A back end makes one attempt at one request. It says `Unavailable` where another attempt may succeed, and raises
+`ServingError` or `UsageError` where it cannot; retrying, limiting and counting are the gateway's.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import httpx
+
+from autotelic.core.errors import MissingPackage, ServingError, UsageError
+from autotelic.core.words import Completion, Message
+
+__all__ = ["Backend", "LiteLLMBackend", "LocalBackend", "Sampling", "ScriptedBackend", "Unavailable"]
+
+
+# vLLM closes an idle connection after five seconds; we give it up before, so as not to send into its closing.
+_ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=3.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How one request is sampled. At most one of `schema`, `choices` and `regex` guides the decoding."""
+
+    n: int = 1
+    """Answers to the same prompt."""
+    max_tokens: int = 256
+    """Bound on each answer, tokens."""
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    """Nucleus of the distribution that is sampled from."""
+    seed: int | None = None
+    """Seed of this request; its n answers differ from one another."""
+    schema: dict[str, Any] | None = None
+    """JSON schema that every answer obeys, without white space between its parts."""
+    choices: tuple[str, ...] | None = None
+    """The answer is one of these."""
+    regex: str | None = None
+    """The answer matches this."""
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer; they are not part of it."""
+    logprobs: bool = False
+    """Whether to return the log-probability of each generated token."""
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise UsageError(
+                f"sampling with n={self.n}, max_tokens={self.max_tokens}, temperature={self.temperature}, "
+                f"top_p={self.top_p} is impossible. "
+                "Set n and max_tokens to 1 or more, temperature to 0 or more, and top_p between 0 and 1."
+            )
+        guides = [name for name in ("schema", "choices", "regex") if getattr(self, name) is not None]
+        if len(guides) > 1:
+            raise UsageError(f"sampling is guided by {' and '.join(guides)} at once. Keep one of them.")
+
+
+class Unavailable(Exception):
+    """This attempt got no answer, another one may: connection lost, time-out, overload, an error of the server's."""
+
+
+class Backend(Protocol):
+    """One attempt at one request."""
+
+    async def complete(self, messages: Sequence[Message], sampling: Sampling, policy: int | None) -> list[Completion]:
+        """Return `sampling.n` completions, marked with `policy`.
+
+        Raises:
+            Unavailable: another attempt may succeed.
+            ServingError: the request was refused.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class LocalBackend:
+    """Our own vLLM server, spoken to over kept-alive connections.
+
+    Args:
+        url: where it listens, without a path.
+        headers: what every request needs.
+        model: name under which it offers the policy.
+        timeout: seconds after which a request counts as lost.
+    """
+
+    def __init__(self, url: str, headers: dict[str, str], model: str, *, timeout: float = 600.0) -> None:
+        self._model = model
+        self._url = httpx.URL(url)
+        self._headers = [*headers.items(), ("Content-Type", "application/json"), ("Host", self._url.netloc.decode())]
+        self._timeout = httpx.Timeout(timeout, connect=10.0).as_dict()
+        self._idle: list[httpx.AsyncHTTPTransport] = []
+
+    async def complete(self, messages: Sequence[Message], sampling: Sampling, policy: int | None) -> list[Completion]:
+        """See `Backend.complete`."""
+        body = chat_request(messages, sampling) | {"model": self._model, "return_token_ids": True}
+        if guide := _guide(sampling):
+            body["structured_outputs"] = guide
+        return _completions(await self.post("/v1/chat/completions", body), policy)
+
+    async def post(self, path: str, body: dict[str, Any] | None = None, **query: str) -> Any:
+        """Send one request and return the decoded answer (`None` if it is empty).
+
+        Raises:
+            Unavailable: no answer, or an error of the server's.
+            ServingError: the server refused the request.
+        """
+        content = json.dumps(body, ensure_ascii=False).encode() if body is not None else b""
+        url = self._url.copy_with(path=path, params=query or None)
+        request = httpx.Request(
+            "POST", url, headers=self._headers, content=content, extensions={"timeout": self._timeout}
+        )
+        # One transport for each request in flight: httpx's own pool searches all its connections at every request, and
+        # at 64 in flight that costs 2 ms of CPU against 0.4.
+        transport = (
+            self._idle.pop() if self._idle else httpx.AsyncHTTPTransport(verify=False, limits=_ONE, trust_env=False)
+        )
+        try:
+            response = await transport.handle_async_request(request)
+            await response.aread()
+        except BaseException as error:
+            await transport.aclose()
+            if isinstance(error, httpx.HTTPError):
+                raise Unavailable(f"{path}: {type(error).__name__} {error}".strip()) from None
+            raise
+        self._idle.append(transport)
+        if response.status_code >= 500 or response.status_code in (408, 429):
+            raise Unavailable(f"{path}: status {response.status_code}: {response.text[:300]}")
+        if response.status_code >= 400:
+            raise ServingError(
+                f"the model server refused {path} with status {response.status_code}: {response.text[:500]} "
+                "Change the request: a prompt may be too long for serving.max_model_len, or a schema not supported."
+            )
+        return json.loads(response.content) if response.content else None
+
+    async def aclose(self) -> None:
+        """See `Backend.aclose`."""
+        while self._idle:
+            await self._idle.pop().aclose()
+
+
+class LiteLLMBackend:
+    """Any model that LiteLLM can call, or any OpenAI-compatible server. For graphs that do not train.
+
+    Args:
+        model: LiteLLM's name, e.g. `anthropic/claude-sonnet-4-5`; with `base_url` also `openai/NAME`.
+        base_url: address of an OpenAI-compatible server.
+        api_key: its key; by default LiteLLM takes the provider's environment variable.
+        timeout: seconds after which a request counts as lost.
+    """
+
+    def __init__(
+        self, model: str, *, base_url: str | None = None, api_key: str | None = None, timeout: float = 600.0
+    ) -> None:
+        known: dict[str, Any] = {
+            "api_base": base_url,
+            "api_key": api_key,
+            "timeout": timeout,
+            "num_retries": 0,
+            "max_retries": 0,
+        }
+        self._call = {"model": model} | {name: value for name, value in known.items() if value is not None}
+
+    async def complete(self, messages: Sequence[Message], sampling: Sampling, policy: int | None) -> list[Completion]:
+        """See `Backend.complete`. Providers that give one answer a request are asked n times."""
+        if sampling.choices is not None or sampling.regex is not None:
+            raise UsageError("a model called through LiteLLM cannot be guided by choices or regex. Use a schema.")
+        body = chat_request(messages, sampling)
+        if sampling.schema is not None:
+            schema = {"name": "answer", "schema": sampling.schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        found: list[Completion] = []
+        while len(found) < sampling.n:
+            answer = await self._ask(body | {"n": sampling.n - len(found)})
+            found.extend(_completions(answer, policy))
+        return found[: sampling.n]
+
+    async def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        litellm = _litellm()
+        try:
+            response = await litellm.acompletion(**self._call, **body, drop_params=True)
+        except litellm.exceptions.AuthenticationError as error:
+            raise UsageError(f"{self._call['model']} refused the key: {error}. Set the provider's API key.") from None
+        except (litellm.exceptions.BadRequestError, litellm.exceptions.NotFoundError) as error:
+            raise ServingError(f"{self._call['model']} refused the request: {error}. Check the model's name.") from None
+        except Exception as error:
+            # LiteLLM's other errors (time-out, connection, rate limit, 5xx) share no class of their own.
+            raise Unavailable(f"{self._call['model']}: {type(error).__name__}: {error}") from error
+        answer: dict[str, Any] = response.model_dump()
+        if not answer.get("choices"):
+            raise Unavailable(f"{self._call['model']}: an answer without choices")
+        return answer
+
+    async def aclose(self) -> None:
+        """See `Backend.aclose`."""
+
+
+Script = Callable[[Sequence[Message], Sampling], Sequence[str] | Awaitable[Sequence[str]]]
+
+
+class ScriptedBackend:
+    """A function in the place of a model: messages and sampling in, n texts out. For tests and examples."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+
+    async def complete(self, messages: Sequence[Message], sampling: Sampling, policy: int | None) -> list[Completion]:
+        """See `Backend.complete`. A token is a word here."""
+        answer = self._script(messages, sampling)
+        texts = await answer if inspect.isawaitable(answer) else answer
+        prompt = sum(len(message.content.split()) for message in messages)
+        return [
+            Completion(
+                text=text,
+                finish_reason="stop",
+                prompt_tokens=prompt,
+                completion_tokens=len(text.split()),
+                policy=policy,
+            )
+            for text in texts
+        ]
+
+    async def aclose(self) -> None:
+        """See `Backend.aclose`."""
+
+
+def chat_request(messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
+    """Return the part of a chat request that every OpenAI-compatible server understands."""
+    body: dict[str, Any] = {
+        "messages": [{"role": message.role, "content": message.content} for message in messages],
+        "n": sampling.n,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+    }
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed
+    if sampling.stop:
+        body["stop"] = list(sampling.stop)
+    if sampling.logprobs:
+        body["logprobs"] = True
+    return body
+
+
+def _guide(sampling: Sampling) -> dict[str, Any] | None:
+    if sampling.schema is not None:
+        return {"json": sampling.schema}
+    if sampling.choices is not None:
+        return {"choice": list(sampling.choices)}
+    if sampling.regex is not None:
+        return {"regex": sampling.regex}
+    return None
+
+
+def _completions(answer: dict[str, Any], policy: int | None) -> list[Completion]:
+    """Read an OpenAI chat answer. Providers count tokens for the whole request: without ids they are shared out."""
+    usage = answer.get("usage") or {}
+    choices = answer["choices"]
+    prompt = usage.get("prompt_tokens") or 0
+    share, rest = divmod(usage.get("completion_tokens") or 0, len(choices))
+    found = []
+    for index, choice in enumerate(choices):
+        ids = choice.get("token_ids") or ()
+        content = (choice.get("logprobs") or {}).get("content") or ()
+        found.append(
+            Completion(
+                text=choice["message"].get("content") or "",
+                finish_reason=choice.get("finish_reason") or "stop",
+                token_ids=tuple(ids),
+                logprobs=tuple(token["logprob"] for token in content),
+                prompt_tokens=prompt,
+                completion_tokens=len(ids) or share + (index < rest),
+                policy=policy,
+            )
+        )
+    return found
+
+
+def _litellm() -> Any:
+    import os
+
+    # Without this, importing it fetches a price list from the network.
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    try:
+        import litellm
+    except ImportError:
+        raise MissingPackage("litellm", "all") from None
+    litellm.telemetry = False
+    return litellm

@@ -1,0 +1,100 @@
+"""The proof that a server answers with the policy it is said to have.
+
+Whoever makes weights computes the log-probabilities of fixed token sequences from them (the canary). After loading,
+the server is asked for the same numbers. They must agree with the maker's within the noise of two implementations of
+the same arithmetic, they must have changed by the load, and they must have come *closer* to the maker's: a server
+that still holds the old weights, or holds others, fails one of the three.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from autotelic.core.errors import DeliveryError, ServingError
+from autotelic.core.words import PolicyFiles, Proof
+from autotelic.serving.backends import LocalBackend
+
+__all__ = ["Rows", "Tolerance", "difference", "prove", "server_logprobs"]
+
+Rows = tuple[tuple[float, ...], ...]
+"""Log-probabilities, nats; shape [texts][tokens - 1]."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What counts as agreement and as change, in nats."""
+
+    max: float
+    """Largest difference to the trainer on any one token."""
+    mean: float
+    """Largest mean difference to the trainer."""
+    change: float = 1e-4
+    """Smallest mean difference to the previous policy. A server repeats itself exactly on a CPU, nearly so on a GPU."""
+
+
+async def server_logprobs(backend: LocalBackend, model: str, token_ids: tuple[tuple[int, ...], ...]) -> Rows:
+    """Ask the server for the log-probability of every token but the first of each sequence.
+
+    Raises:
+        Unavailable: the server did not answer.
+        ServingError: it refused, or answered in another shape.
+    """
+    body = {
+        "model": model,
+        "prompt": [list(ids) for ids in token_ids],
+        "max_tokens": 1,
+        "temperature": 0.0,
+        "prompt_logprobs": 0,
+    }
+    answer = await backend.post("/v1/completions", body)
+    choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
+    rows: list[tuple[float, ...]] = []
+    for ids, choice in zip(token_ids, choices, strict=True):
+        entries = choice["prompt_logprobs"][1:]
+        rows.append(tuple(float(entry[str(token)]["logprob"]) for token, entry in zip(ids[1:], entries, strict=True)))
+    return tuple(rows)
+
+
+def difference(left: Rows, right: Rows) -> tuple[float, float]:
+    """Return the largest and the mean absolute difference; not-a-number counts as infinite.
+
+    Raises:
+        ServingError: the shapes differ, or there is nothing to compare.
+    """
+    shapes = [[len(row) for row in rows] for rows in (left, right)]
+    if shapes[0] != shapes[1] or not sum(shapes[0]):
+        raise ServingError(
+            f"canaries of the shapes {shapes[0]} and {shapes[1]} cannot be compared. Make the policy again."
+        )
+    gaps = [abs(a - b) for x, y in zip(left, right, strict=True) for a, b in zip(x, y, strict=True)]
+    gaps = [gap if math.isfinite(gap) else math.inf for gap in gaps]
+    return max(gaps), sum(gaps) / len(gaps)
+
+
+def prove(policy: PolicyFiles, served: Rows, before: Rows | None, tolerance: Tolerance) -> Proof:
+    """Judge what the server said after the load, given what it said before (`None` if it held nothing else).
+
+    Raises:
+        DeliveryError: it does not agree with the canary, has not changed, or has not come closer to the canary.
+    """
+    largest, mean = difference(served, policy.canary.logprobs)
+    name = f"policy-{policy.number}"
+    if largest > tolerance.max or mean > tolerance.mean:
+        raise DeliveryError(
+            f"{name} is not proved: the server differs from the trainer by {largest:.4f} nats at most and {mean:.4f} "
+            f"on average, allowed are {tolerance.max:g} and {tolerance.mean:g}. The weights in {policy.path} are not "
+            "what the trainer made; train it again, or roll back to the champion."
+        )
+    if before is None:
+        return Proof(to_trainer=largest, to_trainer_mean=mean, to_previous=None, to_previous_mean=None)
+    moved, moved_mean = difference(served, before)
+    old_mean = difference(before, policy.canary.logprobs)[1]
+    if moved_mean < tolerance.change or old_mean <= mean:
+        raise DeliveryError(
+            f"{name} is not proved: the server's answers changed by {moved_mean:.6f} nats on average, and their "
+            f"distance to the trainer went from {old_mean:.6f} to {mean:.6f}; it should have fallen. Either the server "
+            f"still holds the old weights, or {name} cannot be told from them because too little was learned. "
+            "Roll back to the champion."
+        )
+    return Proof(to_trainer=largest, to_trainer_mean=mean, to_previous=moved, to_previous_mean=moved_mean)

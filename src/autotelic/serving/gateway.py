@@ -1,0 +1,142 @@
+"""Every model call goes through here: one limiter, bounded retries, one place where a delivery can hold all requests.
+
+Requests are readers and a delivery is a writer: it waits until no request is in flight and holds new ones back, so
+that no answer comes from two policies. A request stays a reader through its retries, so that what was begun under a
+policy is answered by that policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from autotelic.core.errors import DeliveryError, ServingError
+from autotelic.core.words import Completion, Message
+from autotelic.serving.backends import Backend, Sampling, Unavailable
+
+__all__ = ["Counters", "Gateway"]
+
+
+@dataclass
+class Counters:
+    """What went through a gateway since it was made."""
+
+    calls: int = 0
+    """Requests answered."""
+    retries: int = 0
+    """Attempts that had to be repeated."""
+    prompt_tokens: int = 0
+    """Tokens of the prompts, each request once."""
+    completion_tokens: int = 0
+    """Generated tokens."""
+
+
+class Gateway:
+    """Model calls with a limit, retries and the delivery's exclusion.
+
+    Args:
+        backend: where calls end.
+        concurrency: requests in flight at once.
+        attempts: how often a request is tried in all.
+        backoff: seconds before the second attempt, doubled at each further one.
+        recover: called after an attempt that got no answer; repairs the server if it is dead.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        concurrency: int = 64,
+        attempts: int = 4,
+        backoff: float = 0.25,
+        recover: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self.backend = backend
+        self.policy: int | None = None
+        self.counters = Counters()
+        self._limit = asyncio.Semaphore(concurrency)
+        self._attempts = attempts
+        self._backoff = backoff
+        self._recover = recover
+        self._blocked: str | None = None
+        self._readers = 0
+        self._idle = asyncio.Event()
+        self._open = asyncio.Event()
+        self._writer = asyncio.Lock()
+        self._idle.set()
+        self._open.set()
+
+    async def complete(self, messages: Sequence[Message], sampling: Sampling | None = None) -> list[Completion]:
+        """Return `sampling.n` completions, all by the policy that was proved when the request began.
+
+        Raises:
+            DeliveryError: no policy is proved, because the last delivery failed.
+            ServingError: the server refused the request, or gave no answer in all attempts.
+        """
+        sampling = sampling if sampling is not None else Sampling()
+        async with self._limit, self._reading():
+            found = await self._try(messages, sampling)
+        self.counters.calls += 1
+        self.counters.prompt_tokens += found[0].prompt_tokens
+        self.counters.completion_tokens += sum(completion.completion_tokens for completion in found)
+        return found
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[None]:
+        """Be alone with the server: waits for requests in flight, holds back new ones until the end."""
+        async with self._writer:
+            self._open.clear()
+            try:
+                await self._idle.wait()
+                yield
+            finally:
+                self._open.set()
+
+    def block(self, reason: str) -> None:
+        """Refuse all requests, with this reason, until `unblock`."""
+        self._blocked, self.policy = reason, None
+
+    def unblock(self, policy: int | None) -> None:
+        """Take requests again; answers are marked with `policy`."""
+        self._blocked, self.policy = None, policy
+
+    async def aclose(self) -> None:
+        """Let go of the back end's connections."""
+        await self.backend.aclose()
+
+    async def _try(self, messages: Sequence[Message], sampling: Sampling) -> list[Completion]:
+        for attempt in range(1, self._attempts + 1):
+            try:
+                return await self.backend.complete(messages, sampling, self.policy)
+            except Unavailable as error:
+                if attempt == self._attempts:
+                    raise ServingError(
+                        f"no answer from the model in {self._attempts} attempts; the last: {error}. "
+                        "Look at the server's log, then run the same command again."
+                    ) from error
+            self.counters.retries += 1
+            if self._recover is not None:
+                await self._recover()
+                self._refuse_if_blocked()
+            await asyncio.sleep(self._backoff * 2 ** (attempt - 1))
+        raise AssertionError("unreachable")
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[None]:
+        while not self._open.is_set():
+            await self._open.wait()
+        self._refuse_if_blocked()
+        self._readers += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._readers -= 1
+            if not self._readers:
+                self._idle.set()
+
+    def _refuse_if_blocked(self) -> None:
+        if self._blocked is not None:
+            raise DeliveryError(self._blocked)

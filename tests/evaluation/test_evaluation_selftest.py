@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from autotelic.core.errors import EnvironmentFailure
+from autotelic.core.words import Task
+from autotelic.environments import Checked
+from autotelic.evaluation import self_test
+
+Rule = Callable[[str, str | None], float | None]
+
+
+class Arithmetic:
+    """Checks sums; `rule(gold, answer)` is the checker under test."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+
+    async def check(self, task: Task, answer: str | None) -> Checked:
+        assert task.answer is not None
+        return Checked(score=self.rule(task.answer, answer))
+
+    @staticmethod
+    def tasks(n: int = 12) -> list[Task]:
+        return [
+            Task.make(environment="sums", family="add", question=f"{i} + {i * i}?", key={}, answer=str(i + i * i))
+            for i in range(1, n + 1)
+        ]
+
+
+def right(gold: str, answer: str | None) -> float:
+    return float(answer == gold)
+
+
+async def test_a_right_checker_passes_with_every_sheet() -> None:
+    found = await self_test(Arithmetic(right), Arithmetic.tasks())
+    assert [(s.name, s.accuracy) for s in found.sheets] == [
+        ("gold answers", 1.0),
+        ("no answer", 0.0),
+        ("empty answers", 0.0),
+        ("nonsense", 0.0),
+        ("every guess at once", 0.0),
+        ("swapped between tasks", 0.0),
+    ]
+
+
+BROKEN: dict[str, tuple[Rule, str]] = {
+    "always true": (lambda gold, answer: 1.0, "nonsense: 100%"),
+    "always false": (lambda gold, answer: 0.0, "gold answers: 0%"),
+    "gold and answer swapped in a substring test": (lambda gold, answer: float((answer or "") in gold), "empty"),
+    "takes whoever lists every guess": (lambda gold, answer: float(gold in (answer or "")), "every guess"),
+    "looks at the form only": (lambda gold, answer: float((answer or "").isdigit()), "swapped between tasks: 100%"),
+    "never a verdict": (lambda gold, answer: None, "gold answers: 0%"),
+    "partial credit for the right answer": (lambda gold, answer: 0.9 * right(gold, answer), "gold answers: 0%"),
+    "a missing answer is right": (lambda gold, answer: float(answer in (gold, None)), "no answer: 100%"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_a_broken_checker_is_caught_with_figures(name: str) -> None:
+    rule, said = BROKEN[name]
+    with pytest.raises(EnvironmentFailure, match="failed its self-test") as caught:
+        await self_test(Arithmetic(rule), Arithmetic.tasks())
+    wrong = [part for part in str(caught.value).split("; ") if "(WRONG)" in part]
+    assert any(said in part for part in wrong), str(caught.value)
+
+
+async def test_wrong_gold_answers_are_caught() -> None:
+    tasks = Arithmetic.tasks()
+    truth = {t.question: str(t.answer) for t in tasks}
+
+    class Sums(Arithmetic):
+        async def check(self, task: Task, answer: str | None) -> Checked:
+            return Checked(score=right(truth[task.question], answer))
+
+    shifted = [t.model_copy(update={"answer": tasks[i - 1].answer}) for i, t in enumerate(tasks)]
+    with pytest.raises(EnvironmentFailure, match="gold answers: 0% of 12 right"):
+        await self_test(Sums(right), shifted)
+
+
+async def test_tasks_without_gold_are_counted_and_nothing_but_them_is_an_error() -> None:
+    bare = Arithmetic.tasks(2)[0].model_copy(update={"answer": None})
+    found = await self_test(Arithmetic(right), [*Arithmetic.tasks(), bare])
+    assert found.untested == 1
+    with pytest.raises(EnvironmentFailure, match="none of 1 tasks has a gold answer"):
+        await self_test(Arithmetic(right), [bare])

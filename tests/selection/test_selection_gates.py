@@ -1,0 +1,264 @@
+"""Gates, the funnel, the selector and replay: fates, reasons, and the laws they keep."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autotelic.core.errors import UsageError
+from autotelic.core.words import Role, Task, TrainingExample, content_id
+from autotelic.selection import (
+    Balanced,
+    Candidate,
+    Drop,
+    Gate,
+    Past,
+    Pool,
+    contamination,
+    curate,
+    exact_duplicates,
+    family_quota,
+    family_share,
+    learnable_band,
+    max_examples,
+    near_duplicates,
+    per_task_cap,
+    replay,
+    verified_only,
+)
+
+GCD = "Find the Greatest Common Divisor (GCD) of these numbers: {}. Give only the GCD as your final answer."
+
+
+def candidate(id_: str, question: str = "gcd of 12 and 18", answer: str = "6", **rest: Any) -> Candidate:
+    family, role = rest.pop("family", "gcd"), rest.pop("role", Role.SOLVER)
+    completion = rest.pop("completion", answer)
+    example = TrainingExample(
+        id=content_id(role, question, completion), role=role, messages=(), completion=completion, family=family
+    )
+    base: dict[str, Any] = {"task_id": content_id(question), "score": 1.0, "solve_rate": 0.5}
+    return Candidate(id=id_, example=example, question=question, answer=answer, **(base | rest))
+
+
+def reasons(gate: Gate, *candidates: Candidate) -> dict[str, str]:
+    return {drop.item_id: drop.reason for drop in gate(candidates)}
+
+
+def past(one: Candidate) -> Past:
+    return Past(
+        example_id=one.example.id, task_id=one.task_id, question=one.question, answer=one.answer, role=one.example.role
+    )
+
+
+def test_only_what_is_verified_and_a_missing_verdict_is_not_zero() -> None:
+    rows = [candidate(str(i), score=score) for i, score in enumerate([1.0, 0.999, 0.0, None])]
+    assert reasons(verified_only(), *rows) == {"1": "wrong", "2": "wrong", "3": "no_verdict"}
+
+
+def test_the_band_is_open_at_both_ends() -> None:
+    rows = [candidate(str(i), solve_rate=rate) for i, rate in enumerate([0.0, 0.1, 0.9, 1.0, None])]
+    assert reasons(learnable_band(), *rows) == {"0": "unsolved", "3": "too_easy", "4": "no_solve_rate"}
+    assert set(reasons(learnable_band(0.1, 0.9), *rows)) == {"0", "1", "2", "3", "4"}
+
+
+def test_exact_duplicates_of_history_and_batch() -> None:
+    old, new, again = candidate("old", completion="x"), candidate("new"), candidate("again")
+    drops = reasons(exact_duplicates([old.example.id]), old, new, again)
+    assert drops.pop("old") == "seen_before"
+    assert list(drops.values()) == ["duplicate"] and set(drops) < {"new", "again"}
+
+
+def test_near_duplicates_of_history_and_batch_but_not_attempts_at_one_task() -> None:
+    first = candidate("1", GCD.format("12, 18"))
+    turned = candidate("2", GCD.format("18, 12").rstrip("."))
+    other = candidate("3", GCD.format("12, 20"), "4")
+    attempt = candidate("4", first.question, completion="it is 6", answer=" 6.", solve_rate=0.4)
+    proposer = candidate("5", first.question, role=Role.PROPOSER)
+    assert reasons(near_duplicates([]), first, other, attempt, proposer) == {}
+    both = reasons(near_duplicates([]), first, turned, other, attempt)
+    assert set(both.values()) == {"near_batch"} and (set(both) == {"2"} or set(both) == {"1", "4"})
+    assert reasons(near_duplicates([past(turned)]), first, other, attempt, proposer) == dict.fromkeys(
+        ["1", "4"], "near_history"
+    )
+
+
+def test_contamination_by_task_by_question_and_by_nearness() -> None:
+    text = GCD.format("12, 18")
+    task = Task.make(environment="gym", family="gcd", question=text, key={"answer": 6}, answer="6")
+    free = Task.make(environment="code", family="abduction", question="def f(x, y):\n    return x * y + 7", key={})
+    rows = [
+        candidate("id", "whatever", task_id=task.id),
+        candidate("question", f"  {text.upper()}\n", "7"),
+        candidate("near", GCD.format("18, 12").rstrip("."), role=Role.PROPOSER),
+        candidate("free", "def f(x, y): return x * y + 7  # easy", "any input"),
+        candidate("fine", GCD.format("12, 20"), "4"),
+    ]
+    assert reasons(contamination([task, free]), *rows) == {
+        "id": "suite_task",
+        "question": "suite_question",
+        "near": "suite_near_copy",
+        "free": "suite_near_copy",
+    }
+
+
+def test_caps_keep_what_there_is_most_to_learn_from() -> None:
+    rows = [candidate(str(i), completion=str(i), solve_rate=rate) for i, rate in enumerate([0.9, 0.5, 0.1, None])]
+    assert reasons(per_task_cap(1), *rows) == dict.fromkeys(["0", "2", "3"], "task_cap")
+    assert reasons(per_task_cap(2), *rows) == dict.fromkeys(["0", "3"], "task_cap")  # harder before easier
+    rows.append(candidate("other", family="spell"))
+    assert reasons(family_quota(3), *rows) == {"3": "family_quota"}
+
+
+def test_no_family_is_more_than_its_share() -> None:
+    rows = [
+        candidate(f"{family}{i}", family=family) for family, n in [("a", 50), ("b", 10), ("c", 5)] for i in range(n)
+    ]
+    result = curate(rows, [family_share(0.5)])
+    assert Counter(id_[0] for id_ in result.kept) == {"a": 15, "b": 10, "c": 5}
+    assert Counter(id_[0] for id_ in curate(rows, [family_share(0.1)]).kept) == {"a": 5, "b": 5, "c": 5}
+
+
+def test_the_selector_takes_families_in_turn_and_the_most_informative_first() -> None:
+    rates = {"a1": 0.5, "a2": 0.3, "a3": 0.7, "a4": None, "b1": 0.9, "b2": 1.0}
+    rows = [candidate(id_, family=id_[0], solve_rate=rate) for id_, rate in rates.items()]
+    selection = Balanced()(rows, 5)
+    assert selection.ranked == ("a1", "b1", "a2", "b2", "a3")
+    assert [(drop.item_id, drop.reason) for drop in selection.dropped] == [("a4", "over_limit")]
+    assert reasons(max_examples(5), *rows) == {"a4": "over_limit"}
+
+
+def test_the_first_gate_that_objects_gives_the_reason_and_the_funnel_adds_up() -> None:
+    rows = [
+        candidate("kept"),
+        candidate("wrong", score=0.0, solve_rate=0.0),
+        candidate("easy", "gcd of 3 and 9", "3", solve_rate=1.0),
+        candidate("copy"),
+        candidate("free", score=None),
+    ]
+    gates = [verified_only(), learnable_band(), exact_duplicates([])]
+    result = curate(rows, gates)
+    fates = {drop.item_id: drop.reason for drop in result.dropped}
+    [copy] = {"kept", "copy"} - set(result.kept)
+    assert fates == {"wrong": "wrong", "free": "no_verdict", "easy": "too_easy", copy: "duplicate"}
+    assert result.funnel == {
+        "candidates": 5, "wrong": 1, "no_verdict": 1, "too_easy": 1, "duplicate": 1, "kept": 1,
+    }  # fmt: skip
+    assert all(drop.detail for drop in result.dropped)
+
+
+def test_misuse_is_named() -> None:
+    with pytest.raises(UsageError, match="'a' first"):
+        curate([candidate("a"), candidate("a")], [])
+    with pytest.raises(UsageError, match="Mend the gate"):
+        curate([candidate("a")], [lambda rows: [Drop(item_id="b", reason="no")]])
+    makers: list[Callable[[], Gate]] = [
+        lambda: per_task_cap(0),
+        lambda: learnable_band(1, 0),
+        lambda: family_share(0),
+        lambda: near_duplicates([], 2),
+        lambda: contamination([], 0),
+    ]
+    for make in makers:
+        with pytest.raises(UsageError):
+            make()
+
+
+def rows_strategy() -> st.SearchStrategy[list[Candidate]]:
+    questions = st.sampled_from(
+        [f"{verb} the gcd of the two numbers {pair} now" for verb in ("find", "give") for pair in ("4 6", "6 4", "8 2")]
+    )
+    one = st.tuples(
+        questions,
+        st.sampled_from(["2", "2.0", "4"]),
+        st.sampled_from(["a", "b", "c"]),
+        st.sampled_from([None, 0.0, 0.5, 1.0]),
+        st.sampled_from([None, 0.0, 0.25, 0.5, 0.75, 1.0]),
+    )
+    return st.lists(one, max_size=20).map(
+        lambda raw: [
+            candidate(f"i{i}", q, a, family=f, score=score, solve_rate=rate)
+            for i, (q, a, f, score, rate) in enumerate(raw)
+        ]
+    )
+
+
+GATES: dict[str, Gate] = {
+    "verified": verified_only(),
+    "band": learnable_band(),
+    "exact": exact_duplicates([candidate("h", "find the gcd of the two numbers 8 2 now", "2").example.id]),
+    "near": near_duplicates([past(candidate("h", "give the gcd of the two numbers 2 8 now", "2"))]),
+    "contamination": contamination(
+        [Task.make(environment="g", family="a", question="find the gcd of the two numbers 4 6 now", key={}, answer="2")]
+    ),
+    "cap": per_task_cap(2),
+    "quota": family_quota(3),
+    "share": family_share(0.4),
+    "max": max_examples(7),
+}
+
+
+@pytest.mark.parametrize("name", GATES)
+@given(rows=rows_strategy(), seed=st.integers())
+@settings(max_examples=40)
+def test_every_gate_is_idempotent_and_blind_to_order(name: str, rows: list[Candidate], seed: int) -> None:
+    gate = GATES[name]
+    result = curate(rows, [gate])
+    kept = [one for one in rows if one.id in set(result.kept)]
+    assert gate(kept) == []
+    shuffled = random.Random(seed).sample(rows, len(rows))
+    assert set(curate(shuffled, [gate]).kept) == set(result.kept)
+
+
+@given(rows=rows_strategy(), order=st.permutations(list(GATES.values())))
+@settings(max_examples=40)
+def test_every_item_has_exactly_one_fate(rows: list[Candidate], order: list[Gate]) -> None:
+    result = curate(rows, order)
+    fates = Counter([*result.kept, *(drop.item_id for drop in result.dropped)])
+    assert fates == Counter(one.id for one in rows)
+    assert (
+        sum(n for reason, n in result.funnel.items() if reason != "candidates")
+        == result.funnel["candidates"]
+        == len(rows)
+    )
+
+
+NEVER: Gate = contamination([])
+
+
+def test_replay_draws_its_shares_balanced_and_never_a_suite_task() -> None:
+    new = [candidate(f"n{i}", f"new {i}") for i in range(60)]
+    earlier = [candidate(f"e{i}", f"old {i}", family="a" if i < 90 else "b") for i in range(100)]
+    real = [candidate(f"r{i}", f"real {i}", family="c") for i in range(5)] + [earlier[95], new[0]]
+    suite = [Task.make(environment="g", family="b", question=f"old {i}", key={}, answer="6") for i in range(96, 100)]
+    pools = [Pool("earlier", earlier, 0.1), Pool("real", real, 0.3)]
+    result = replay(new, pools, contamination=contamination(suite), seed=3)
+    assert {name: len(rows) for name, rows in result.rows.items()} == {"earlier": 10, "real": 5}  # 60 new are 60%
+    assert Counter(one.example.family for one in result.rows["earlier"]) == {"a": 5, "b": 5}
+    assert {drop.item_id for drop in result.dropped} == {"e96", "e97", "e98", "e99"}
+    drawn = [one.example.id for rows in result.rows.values() for one in rows]
+    assert len(set(drawn)) == len(drawn) and not set(drawn) & {one.example.id for one in new}
+
+
+@given(st.integers(0, 5), st.integers(0, 1000))
+def test_replay_depends_on_the_seed_alone(seed: int, order: int) -> None:
+    new = [candidate(f"n{i}", f"new {i}") for i in range(8)]
+    rows = [candidate(f"e{i}", f"old {i % 25}", family=f"f{i % 3}") for i in range(30)]
+    mixed = random.Random(order).sample(rows, len(rows))
+    first = replay(new, [Pool("earlier", rows, 0.5)], contamination=NEVER, seed=seed)
+    assert first == replay(new, [Pool("earlier", mixed, 0.5)], contamination=NEVER, seed=seed)
+    assert len(first.rows["earlier"]) == 8
+    draws = {tuple(replay(new, [Pool("e", rows, 0.5)], contamination=NEVER, seed=s).rows["e"]) for s in range(5)}
+    assert len(draws) > 1
+
+
+def test_replay_refuses_shares_that_leave_no_room() -> None:
+    with pytest.raises(UsageError, match=r"a 0\.5, b 0\.5"):
+        replay([], [Pool("a", [], 0.5), Pool("b", [], 0.5)], contamination=NEVER, seed=0)
+    with pytest.raises(UsageError, match="same name"):
+        replay([], [Pool("a", [], 0.1), Pool("a", [], 0.1)], contamination=NEVER, seed=0)

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotelic.core.errors import DeliveryError, ServingError
+from autotelic.core.words import Message
+from autotelic.serving import LocalBackend, Sampling
+
+ASK = [Message(role="user", content="hi")]
+Wait = Callable[[Callable[[], bool]], None]
+Descendants = Callable[[int], dict[int, list[str]]]
+
+
+async def answer(bench: Any) -> tuple[str, int | None]:
+    found = await bench.server.gateway.complete(ASK)
+    return found[0].text.split()[0], found[0].policy
+
+
+async def test_start_then_deliver_in_place(bench: Any) -> None:
+    assert bench.server.policy is None and not bench.server.running
+    await bench.server.start(bench.policy(0, 1.0))
+    assert bench.server.running and await answer(bench) == ("1.0", 0)
+    record = await bench.server.deliver(bench.policy(1, 1.5), kind="train")
+    assert await answer(bench) == ("1.5", 1)
+    assert (record.policy, record.previous, record.kind) == (1, 0, "train")
+    assert record.proof.to_trainer == pytest.approx(0, abs=1e-9)
+    assert record.proof.to_previous == pytest.approx(0.5)
+    assert [r.policy for r in bench.records] == [0, 1]
+    sequence = [path for path in bench.calls() if "/v1" not in path]
+    assert sequence == ["/pause", "/collective_rpc", "/reset_prefix_cache", "/resume"]
+
+
+async def test_seconds_count_from_the_end_of_training(bench: Any) -> None:
+    import time
+
+    await bench.server.start(bench.policy(0, 1.0))
+    record = await bench.server.deliver(bench.policy(1, 2.0), kind="train", finished_at=time.time() - 100)
+    assert record.seconds >= 100
+
+
+async def test_the_served_policy_is_only_proved_again(bench: Any) -> None:
+    policy = bench.policy(0, 1.0)
+    await bench.server.start(policy)
+    record = await bench.server.deliver(policy)
+    assert record.proof.to_previous is None and "/collective_rpc" not in bench.calls()
+
+
+async def test_a_server_that_no_longer_answers_as_proved_is_started_anew(bench: Any) -> None:
+    base = bench.policy(0, 1.0)
+    await bench.server.start(base)
+    port = bench.server.server.port
+    elsewhere = bench.policy(9, 3.0)
+    process = bench.server.server
+    intruder = LocalBackend(process.url, process.headers, "policy")
+    await intruder.post("/collective_rpc", {"kwargs": {"weights_path": elsewhere.path}})
+    await intruder.aclose()
+    with pytest.raises(DeliveryError, match="differs from the trainer"):
+        await bench.server.deliver(base)
+    await bench.server.deliver(base)
+    assert bench.server.server.port != port and await answer(bench) == ("1.0", 0)
+
+
+async def test_a_changed_file_is_not_loaded_and_nothing_is_answered(bench: Any) -> None:
+    base, bad = bench.policy(0, 1.0), bench.policy(1, 2.0)
+    await bench.server.start(base)
+    (Path(bad.path) / "model.safetensors").write_text("3.0")
+    with pytest.raises(DeliveryError, match="its card"):
+        await bench.server.deliver(bad)
+    assert "/collective_rpc" not in bench.calls()
+    assert bench.server.policy is None
+    with pytest.raises(DeliveryError, match="policy-1 was not delivered"):
+        await answer(bench)
+    await bench.server.deliver(base, kind="rollback")
+    assert await answer(bench) == ("1.0", 0)
+
+
+async def test_weights_other_than_the_trainers_are_not_proved(bench: Any) -> None:
+    base = bench.policy(0, 1.0)
+    await bench.server.start(base)
+    with pytest.raises(DeliveryError, match=r"differs from the trainer by 1\.0000"):
+        await bench.server.deliver(bench.policy(1, 3.0, canary=2.0))
+    with pytest.raises(DeliveryError):
+        await answer(bench)
+    await bench.server.deliver(base, kind="rollback")
+    assert await answer(bench) == ("1.0", 0)
+
+
+@pytest.mark.parametrize("canary", [1.05, 1.0])
+async def test_a_server_that_keeps_the_old_weights_is_caught(bench: Any, canary: float) -> None:
+    await bench.server.start(bench.policy(0, 1.0))
+    bench.set("stale")
+    with pytest.raises(DeliveryError, match="still holds"):
+        await bench.server.deliver(bench.policy(1, 1.05, canary=canary))
+    with pytest.raises(DeliveryError):
+        await answer(bench)
+
+
+async def test_old_weights_under_a_new_card_are_caught(bench: Any) -> None:
+    await bench.server.start(bench.policy(0, 1.0))
+    with pytest.raises(DeliveryError, match="still holds"):
+        await bench.server.deliver(bench.policy(1, 1.0, canary=1.05))
+
+
+async def test_a_number_is_never_given_to_other_weights(bench: Any) -> None:
+    await bench.server.start(bench.policy(0, 1.0))
+    await bench.server.deliver(bench.policy(1, 2.0))
+    with pytest.raises(DeliveryError, match="never given to other weights"):
+        await bench.server.deliver(bench.policy(1, 2.5))
+
+
+async def test_a_load_that_fails_leaves_nothing_served_and_the_next_delivery_starts_anew(bench: Any) -> None:
+    base = bench.policy(0, 1.0)
+    await bench.server.start(base)
+    port = bench.server.server.port
+    bench.set("break")
+    with pytest.raises(DeliveryError, match="cannot load"):
+        await bench.server.deliver(bench.policy(1, 2.0))
+    assert "/resume" in bench.calls()
+    await bench.server.deliver(base)
+    assert bench.server.server.port != port and await answer(bench) == ("1.0", 0)
+
+
+async def test_no_answer_comes_from_two_policies(bench: Any, wait_for: Wait) -> None:
+    await bench.server.start(bench.policy(0, 1.0))
+    bench.set("hold")
+    early = [asyncio.create_task(bench.server.gateway.complete(ASK)) for _ in range(3)]
+    await asyncio.to_thread(wait_for, (bench.control / "held").exists)
+    delivery = asyncio.create_task(bench.server.deliver(bench.policy(1, 2.0)))
+    await asyncio.sleep(0)
+    late = [asyncio.create_task(bench.server.gateway.complete(ASK)) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert "/pause" not in bench.calls()
+    bench.clear("hold")
+    await delivery
+    before = [(await task)[0] for task in early]
+    after = [(await task)[0] for task in late]
+    assert {(c.text.split()[0], c.text.split()[1], c.policy) for c in before} == {("1.0", "1.0", 0)}
+    assert {(c.text.split()[0], c.text.split()[1], c.policy) for c in after} == {("2.0", "2.0", 1)}
+
+
+async def test_a_dead_server_comes_back_with_the_proved_policy(bench: Any) -> None:
+    await bench.server.start(bench.policy(0, 1.0))
+    await bench.server.deliver(bench.policy(1, 2.0))
+    bench.set("die")
+    answers = await asyncio.gather(*[answer(bench) for _ in range(4)])
+    assert answers == [("2.0", 1)] * 4
+    assert [(r.policy, r.kind) for r in bench.records][2:] == [(1, "recover")]
+
+
+async def test_a_server_that_keeps_dying_is_given_up(bench: Any) -> None:
+    await bench.server.start(bench.policy(0, 1.0))
+    for _ in range(3):
+        bench.set("die")
+        assert await answer(bench) == ("1.0", 0)
+    bench.set("die")
+    with pytest.raises(ServingError, match="died 4 times"):
+        await answer(bench)
+    with pytest.raises(DeliveryError, match="could not be brought back"):
+        await answer(bench)
+
+
+async def test_a_server_killed_before_a_delivery_is_started_on_the_new_policy(
+    bench: Any, wait_for: Wait, descendants: Descendants
+) -> None:
+    await bench.server.start(bench.policy(0, 1.0))
+    os.kill(next(pid for pid, line in descendants(os.getpid()).items() if "fake_vllm.py" in line[1]), signal.SIGKILL)
+    await asyncio.to_thread(wait_for, lambda: not bench.server.server.running)
+    await bench.server.deliver(bench.policy(1, 2.0))
+    assert await answer(bench) == ("2.0", 1)
+
+
+async def test_a_delivery_cut_off_while_waiting_changes_nothing(bench: Any, wait_for: Wait) -> None:
+    base = bench.policy(0, 1.0)
+    await bench.server.start(base)
+    bench.set("hold")
+    request = asyncio.create_task(bench.server.gateway.complete(ASK))
+    await asyncio.to_thread(wait_for, (bench.control / "held").exists)
+    delivery = asyncio.create_task(bench.server.deliver(bench.policy(1, 2.0)))
+    await asyncio.sleep(0)
+    delivery.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await delivery
+    bench.clear("hold")
+    assert (await request)[0].policy == 0
+    assert await answer(bench) == ("1.0", 0)
+
+
+async def test_stop_ends_everything(bench: Any, descendants: Descendants) -> None:
+    await bench.server.start(bench.policy(0, 1.0))
+    await bench.server.stop()
+    assert not bench.server.running and not descendants(os.getpid())
+    with pytest.raises(DeliveryError, match="not started"):
+        await bench.server.gateway.complete(ASK, Sampling())
