@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from autotelic.graphs import Config, SelfPlay
     from autotelic.core.registry import register
+    from autotelic.graphs import Config, SelfPlay
+    from autotelic.tools import tool
 
-__all__ = ["Config", "SelfPlay", "__version__", "register"]
+__all__ = ["Config", "SelfPlay", "__version__", "register", "tool"]
 
-_LAZY = {"Config": "autotelic.graphs", "SelfPlay": "autotelic.graphs", "register": "autotelic.core.registry"}
+_LAZY = {
+    "Config": "autotelic.graphs",
+    "SelfPlay": "autotelic.graphs",
+    "register": "autotelic.core.registry",
+    "tool": "autotelic.tools",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,6 @@ confidence means nothing. Whether the critic is worth listening to is measured a
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -17,7 +16,7 @@ from autotelic.serving import Gateway, Sampling
 
 __all__ = ["Critic"]
 
-SYSTEM = 'You check answers. Say whether the answer is right or wrong, what is at fault, and what to do.'
+SYSTEM = "You check answers. Say whether the answer is right or wrong, what is at fault, and what to do."
 
 
 class _Judgement(Frozen):
@@ -61,9 +60,7 @@ class Critic:
 
     async def judge(self, trajectory_id: str, question: str, answer: str, *, seed: int) -> Critique:
         """Return the critique of one answer; a critique without a verdict says why."""
-        sampling = Sampling(
-            n=self._samples, seed=seed, max_tokens=self._max_tokens, temperature=1.0, schema=SCHEMA
-        )
+        sampling = Sampling(n=self._samples, seed=seed, max_tokens=self._max_tokens, temperature=1.0, schema=SCHEMA)
         completions = await self._gateway.complete(list(self.messages(question, answer)), sampling)
         judgements = [j for c in completions if (j := _parse(c)) is not None]
         if not judgements:
@@ -81,6 +78,6 @@ class Critic:
 
 def _parse(completion: Completion) -> _Judgement | None:
     try:
-        return _Judgement.model_validate(json.loads(completion.text))
-    except (ValueError, ValidationError):
+        return _Judgement.model_validate_json(completion.text)
+    except ValidationError:
         return None

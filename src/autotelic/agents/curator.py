@@ -1,13 +1,12 @@
-"""The curator decides what is worth learning: the gates of `autotelic.selection` first, its own word only where it pays.
+"""The curator decides what is worth learning: the gates of `autotelic.selection` first, its own word where it pays.
 
-The gates are exact and always hold. The model's review is an opinion on top of them; it is recorded for a sample of items,
-right and wrong ones, and it may drop an item only while its reviews tell right from wrong better than chance on that
-sample.
+The gates are exact and always hold. The model's review is an opinion on top of them; it is recorded for a sample of
+items, right and wrong ones, and it may drop an item only while its reviews tell right from wrong better than chance on
+that sample.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -66,11 +65,13 @@ class Curator:
         if not opinions:
             return Review(item_id=item_id, keep=None)
         keep = sum(o.keep for o in opinions) / len(opinions)
-        return Review(item_id=item_id, keep=keep, why=next(o.why for o in opinions if o.keep == (keep > 0.5) or keep == 0.5))
+        return Review(
+            item_id=item_id, keep=keep, why=next(o.why for o in opinions if o.keep == (keep > 0.5) or keep == 0.5)
+        )
 
 
 def _parse(completion: Completion) -> _Opinion | None:
     try:
-        return _Opinion.model_validate(json.loads(completion.text))
-    except (ValueError, ValidationError):
+        return _Opinion.model_validate_json(completion.text)
+    except ValidationError:
         return None

@@ -1,7 +1,7 @@
 """The proposer writes tasks within an environment's grammar; the environment decides what they are worth.
 
-Its output is held to the environment's JSON schema by guided decoding, so even a 135M model writes something that can be
-judged. It is trained like the solver: proposals that were valid, new and inside the learnable band become examples.
+Its output is held to the environment's JSON schema by guided decoding, so even a 135M model writes something that can
+be judged. It is trained like the solver: proposals that were valid, new and inside the learnable band become examples.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The solver answers a task. What memory adds stands between the system prompt and the task as earlier turns.
 
-So the prompt with memory and the prompt without it differ by whole turns only, and the bare prompt is what training sees:
-what the model could do with help becomes what it does without (trajectory distillation).
+So the prompt with memory and the prompt without it differ by whole turns only, and the bare prompt is what training
+sees: what the model could do with help becomes what it does without (trajectory distillation).
 """
 
 from __future__ import annotations

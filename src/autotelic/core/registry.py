@@ -1,12 +1,12 @@
 """One registry for everything third parties may add.
 
-A plug-in is found in two ways: a decorator in the running program (`@register("environment", "name")`) or an entry point
-in the group `autotelic.<kind>` of an installed package. Decorators only mark; nothing is imported until asked for.
+A plug-in is found in two ways: a decorator in the running program (`@register("environment", "name")`) or an entry
+point in the group `autotelic.<kind>` of an installed package. Decorators only mark; nothing is imported until asked
+for.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeVar, get_args
@@ -23,9 +23,11 @@ _builtin: dict[tuple[str, str], str] = {
     ("environment", "reasoning_gym"): "autotelic.environments.reasoning_gym:ReasoningGym",
     ("environment", "code"): "autotelic.environments.code:CodeEnvironment",
     ("method", "sft"): "autotelic.training.sft:SFT",
-    ("graph", "solve"): "autotelic.graphs.solve:solve",
-    ("graph", "self_play"): "autotelic.graphs.self_play:self_play",
+    ("graph", "solve"): "autotelic.graphs:build_solve",
+    ("graph", "self_play"): "autotelic.graphs:build_self_play",
     ("embedder", "minilm"): "autotelic.memory.embedder:MiniLM",
+    ("selector", "balanced"): "autotelic.selection:Balanced",
+    ("tool", "calculator"): "autotelic.tools:calculator",
 }
 
 
@@ -53,16 +55,20 @@ def lookup(kind: Kind, name: str) -> Any:
     """Return the plug-in `name` of `kind`: the program's own first, then entry points, then what is built in.
 
     Raises:
-        UsageError: nothing has that name, or it cannot be imported; the message says what was tried.
+        UsageError: nothing has that name, two packages claim it, or it cannot be imported; the message says what was
+            tried.
     """
     _check(kind)
     if (kind, name) in _registered:
         return _registered[(kind, name)]
-    for point in _points(kind):
-        if point.name == name:
-            return _load(kind, name, point.value)
+    found = [point for point in _points(kind) if point.name == name]
+    if len({point.value for point in found}) > 1:
+        offers = " and ".join(map(_offer, found))
+        raise UsageError(f"two {kind} plug-ins are called {name!r}: {offers}. Uninstall one of the packages.")
+    if found:
+        return _load(found[0])
     if (kind, name) in _builtin:
-        return _load(kind, name, _builtin[(kind, name)])
+        return _load(EntryPoint(name, _builtin[(kind, name)], f"autotelic.{kind}"))
     raise UsageError(
         f"no {kind} is called {name!r}. There are: {', '.join(available(kind)) or 'none'}. Register one with "
         f"@autotelic.register({kind!r}, {name!r}) or through the entry point group autotelic.{kind}."
@@ -80,17 +86,20 @@ def _points(kind: str) -> list[EntryPoint]:
     return list(entry_points(group=f"autotelic.{kind}"))
 
 
-def _load(kind: str, name: str, target: str) -> Any:
-    module, _, attribute = target.partition(":")
+def _load(point: EntryPoint) -> Any:
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return point.load()
     except UsageError:
         raise
     except Exception as error:
         raise UsageError(
-            f"the {kind} {name!r} cannot be loaded from {target}: {type(error).__name__}: {error}. "
-            "Mend or uninstall the package that offers it."
+            f"the {point.group.removeprefix('autotelic.')} {point.name!r} cannot be loaded from {_offer(point)}: "
+            f"{type(error).__name__}: {error}. Mend or uninstall the package that offers it."
         ) from error
+
+
+def _offer(point: EntryPoint) -> str:
+    return f"{point.value} (package {point.dist.name if point.dist else 'autotelic'})"
 
 
 def _origin(thing: Any) -> str:

@@ -1,7 +1,7 @@
 """A run is a directory: where its parts are, and who may write to it.
 
-One process at a time owns a run. The lease is a kernel file lock, so that it ends with its holder, also by kill -9, and a
-copied run carries no stale lock.
+One process at a time owns a run. The lease is a kernel file lock, so that it ends with its holder, also by kill -9, and
+a copied run carries no stale lock.
 """
 
 from __future__ import annotations
@@ -91,9 +91,15 @@ class RunDir:
         """Take the lease until this process ends or `release`.
 
         Raises:
-            StoreError: another process holds it.
+            StoreError: another process holds it, or the directory cannot be written to.
         """
-        handle = (self.root / "lock").open("a+")
+        try:
+            handle = (self.root / "lock").open("a+")
+        except OSError as error:
+            raise StoreError(
+                f"the run {self.root} cannot be locked: {error}. Make the directory and the file `lock` in it writable, "
+                "or choose another directory."
+            ) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -271,7 +271,7 @@ class Proof(Frozen):
     to_trainer_mean: float
     """Mean of the same, nats."""
     to_previous: float | None
-    """Largest absolute difference between the server after and before the load, nats; `None` if nothing was served before."""
+    """Largest absolute difference between the server after and before the load, nats; `None` if nothing was served."""
     to_previous_mean: float | None
     """Mean of the same, nats."""
 

@@ -12,10 +12,11 @@ from typing import Any
 from autotelic.core.words import Message, Origin, Proposal, Rejection, Task
 from autotelic.graphs.session import Session, as_dicts
 from autotelic.graphs.solve import SolveState, build_solve
+from autotelic.memory import Query
 from autotelic.serving import Sampling
 from autotelic.store import CritiqueRow, EpisodeRow, ExampleRow, ProposalRow, SuiteRow, TaskRow
 
-__all__ = ["critique", "propose", "solve"]
+__all__ = ["balanced_sample", "critique", "messages_of", "propose", "recall", "solve"]
 
 
 async def propose(s: Session, round: int, champion: int) -> dict[str, Any]:
@@ -23,8 +24,8 @@ async def propose(s: Session, round: int, champion: int) -> dict[str, Any]:
     await s.serve(champion)
     settings = s.config.propose
     done = set(s.ledger.column(ProposalRow, "id", round=round))
-    explored = settings.tasks * settings.explore
-    free = s.environment.tasks(max(1, int(explored)), s.seed("explore", round))
+    explored = int(settings.tasks * settings.explore)
+    free = s.environment.tasks(max(1, explored), s.seed("explore", round))
     taken = set(s.ledger.column(SuiteRow, "task_id")) | set(s.ledger.column(TaskRow, "id", origin=Origin.REAL.value))
     known = taken | set(s.ledger.column(ProposalRow, "task_id"))
     groups = [range(i, min(i + settings.group, settings.tasks)) for i in range(0, settings.tasks, settings.group)]
@@ -33,7 +34,7 @@ async def propose(s: Session, round: int, champion: int) -> dict[str, Any]:
 
     async def write(group: range) -> None:
         rng = random.Random(s.seed("propose", round, group.start))
-        by_model = [i for i in group if i >= int(explored)]
+        by_model = [i for i in group if i >= explored]
         drafts = {}
         if by_model:
             shown = _shown(rng, examples, free, s, settings.examples)
@@ -105,7 +106,8 @@ async def solve(s: Session, round: int, champion: int) -> dict[str, Any]:
     settings = s.config.solve
     bare = settings.bare_samples if champion > 0 else 0
     done = set(s.ledger.column(EpisodeRow, "id", round=round))
-    wanted = [(task, helped, n) for task in tasks.values() for helped, n in ((True, settings.samples), (False, bare)) if n]
+    kinds = [(True, settings.samples), (False, bare)]
+    wanted = [(task, helped, n) for task in tasks.values() for helped, n in kinds if n]
     todo = [(t, h, n) for t, h, n in wanted if _episode_id(round, t.id, h, n - 1) not in done]
     demonstrations = await recall(s, [t for t, helped, _ in todo if helped], round)
     graph = build_solve(s.solver)
@@ -132,7 +134,8 @@ async def recall(s: Session, tasks: list[Task], round: int) -> dict[str, list[tu
     if not tasks or not s.config.memory.demonstrations:
         return {}
     s.progress.start("recall")
-    found = await s.memory.retrieve(tasks, s.config.memory.demonstrations, before_round=round)
+    queries = [Query(t.question, task_id=t.id, environment=t.environment, family=t.family) for t in tasks]
+    found = await s.memory.retrieve(queries, s.config.memory.demonstrations, before_round=round)
     s.progress.stop("recall")
     return {t.id: [(d.id, d.question, d.answer) for d in ds] for t, ds in zip(tasks, found, strict=True)}
 

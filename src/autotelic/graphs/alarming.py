@@ -10,6 +10,7 @@ from autotelic.core.words import Origin
 from autotelic.evaluation import RoundStatistics, check_alarms, paired_bootstrap
 from autotelic.graphs.session import Session
 from autotelic.store import AlarmRow, EpisodeRow, EvaluationRow, GateRow, ProposalRow
+from autotelic.training import CANARY_TEXTS
 
 __all__ = ["raise_alarms"]
 
@@ -49,6 +50,8 @@ def _statistics(s: Session, round: int) -> RoundStatistics:
         gains_over_base=_gains(s),
         mean_tokens=new_tokens,
         mean_tokens_base=base_tokens,
+        text_logprob=_general_text(s, newest),
+        text_logprob_base=_general_text(s, 0),
     )
 
 
@@ -58,6 +61,12 @@ def _frozen(s: Session, policy: int) -> list[EvaluationRow]:
 
 def _tokens(rows: list[EvaluationRow]) -> float | None:
     return fmean(r.completion_tokens for r in rows) if rows else None
+
+
+def _general_text(s: Session, policy: int) -> float:
+    """Mean log-probability of the fixed canary texts, which the trainer computed from the policy's own weights."""
+    rows = s.policy(policy).canary.logprobs[: len(CANARY_TEXTS)]
+    return fmean(value for row in rows for value in row)
 
 
 def _gains(s: Session) -> list[float | None]:

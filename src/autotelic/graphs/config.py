@@ -1,7 +1,7 @@
 """The config of a self-play session: a frozen tree, one branch per node of the loop.
 
-A working config is ten lines; everything has a default. Combinations that cannot work are refused here, with the numbers
-and the mend, before anything is started.
+A working config is ten lines; everything has a default. Combinations that cannot work are refused here, with the
+numbers and the mend, before anything is started.
 """
 
 from __future__ import annotations
@@ -89,16 +89,18 @@ class CurateConfig(Frozen):
     """Bound on new solver examples a round."""
     per_task: int = Field(default=1, ge=1)
     """Right trajectories kept of one task."""
-    near_duplicate: float = Field(default=0.9, gt=0, le=1)
+    max_proposals: int = Field(default=60, ge=1)
+    """Bound on new proposer examples a round."""
+    near_duplicate: float = Field(default=0.8, gt=0, le=1)
     """Similarity from which two examples are the same one."""
-    replay: float = Field(default=0.5, ge=0)
-    """Rows replayed from earlier rounds, as a share of the new ones."""
-    real: float = Field(default=0.1, ge=0)
-    """Rows replayed from the real set, as a share of the new ones."""
-    proposer: float = Field(default=0.15, ge=0)
-    """Most rows for the proposer's role, as a share of the new solver rows."""
-    reviews: int = Field(default=0, ge=0)
-    """Items a round that the curator's model reviews."""
+    contamination: float = Field(default=0.7, gt=0, le=1)
+    """Similarity from which an example is a copy of an evaluation task."""
+    replay: float = Field(default=0.3, ge=0, lt=1)
+    """Share of a round's training rows that is replayed from earlier rounds."""
+    real: float = Field(default=0.05, ge=0, lt=1)
+    """Share of a round's training rows that comes from the real set."""
+    reviews: int = Field(default=24, ge=0)
+    """Items a round that the curator's model reviews, half right and half wrong; 0 asks it nothing."""
 
 
 class TrainConfig(Frozen):
@@ -110,8 +112,8 @@ class TrainConfig(Frozen):
     """What the method takes; see its own config."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of the trainer; all cores by default."""
-    timeout: float = Field(default=3600.0, gt=0)
-    """A training that takes longer is ended and fails, seconds."""
+    timeout: float = Field(default=600.0, gt=0)
+    """A training that makes no step for so long counts as hung, is ended and fails, seconds."""
 
 
 class EvaluateConfig(Frozen):
@@ -182,6 +184,11 @@ class Config(Frozen):
             raise ValueError(
                 f"curate.min_examples ({self.curate.min_examples}) exceeds what a round can give, propose.tasks x "
                 f"curate.per_task ({self.propose.tasks} x {self.curate.per_task}): raise propose.tasks."
+            )
+        if self.curate.replay + self.curate.real >= 1:
+            raise ValueError(
+                f"curate.replay ({self.curate.replay:g}) and curate.real ({self.curate.real:g}) leave no room for new "
+                "rows: make their sum less than 1."
             )
         if self.solve.samples < 2:
             raise ValueError(

@@ -1,23 +1,292 @@
 """Data selection: the node `curate` turns a round's trajectories and proposals into training examples.
 
 Every item meets one fate, kept or dropped with a reason, and the ledger has a row for it. What is kept is what the bare
-prompt leads to: the demonstrations that helped are not in it.
+prompt leads to: the demonstrations that helped are not in it. The model's own reviews come last and count only while
+they tell right from wrong.
 """
 
 from __future__ import annotations
 
-import random
 from collections import defaultdict
+from statistics import fmean
 from typing import Any
 
-from autotelic.agents import Review
 from autotelic.core.words import Role, Task, TrainingExample, content_id
 from autotelic.environments import solved
 from autotelic.evaluation import auc
 from autotelic.graphs.acquire import balanced_sample, messages_of
 from autotelic.graphs.session import Session, as_dicts
 from autotelic.memory import Demonstration
-from autotelic.selection import Candidate, curate_items, replay
+from autotelic.selection import (
+    Candidate,
+    Drop,
+    Gate,
+    Past,
+    Pool,
+    contamination,
+    exact_duplicates,
+    learnable_band,
+    max_examples,
+    near_duplicates,
+    per_task_cap,
+    replay,
+    verified_only,
+)
+from autotelic.selection import (
+    curate as pass_gates,
+)
 from autotelic.store import CurationRow, EpisodeRow, ExampleRow, ProposalRow, SuiteRow, TaskRow
 
 __all__ = ["curate"]
+
+
+async def curate(s: Session, round: int, champion: int) -> dict[str, Any]:
+    """Choose what the round trains on, write every item's fate, and let memory have what was solved."""
+    tasks = s.ledger.tasks(s.ledger.column(ProposalRow, "task_id", round=round, reason="ok"))
+    episodes = s.ledger.rows(EpisodeRow, round=round, order="id")
+    suites = s.ledger.tasks(s.ledger.column(SuiteRow, "task_id")).values()
+    clean = contamination(suites, threshold=s.config.curate.contamination)
+    detail: dict[str, Any] = {}
+    if not s.ledger.count(CurationRow, round=round):
+        rates = _solve_rates(episodes)
+        candidates = _solver_candidates(episodes, tasks, rates, round)
+        candidates += _proposer_candidates(s, rates, round)
+        fates = _Fates(candidates, round)
+        kept = fates.apply(_gates(s, round, clean))
+        kept, detail = await _reviewed(s, round, champion, kept, fates)
+        s.ledger.add([*fates.rows(), *_examples(s, round, kept, clean)])
+    await s.memory.add(_demonstrations(episodes, tasks, clean, round))
+    origins = s.ledger.rows(ExampleRow, round=round)
+    new = [row for row in origins if row.origin == "new"]
+    return {
+        "new": sum(row.role == Role.SOLVER.value for row in new),
+        "proposer": sum(row.role == Role.PROPOSER.value for row in new),
+        "replayed": len(origins) - len(new),
+        **detail,
+    }
+
+
+class _Fates:
+    """Candidates on their way through the gates, and what became of each."""
+
+    def __init__(self, candidates: list[Candidate], round: int) -> None:
+        self._candidates = candidates
+        self._round = round
+        self._drops: dict[str, Drop] = {}
+
+    def apply(self, gates: dict[Role, list[Gate]]) -> list[Candidate]:
+        """Return what the gates of its role let pass."""
+        for role, row in gates.items():
+            own = [c for c in self._candidates if c.example.role == role]
+            self.drop(pass_gates(own, row).dropped)
+        return [c for c in self._candidates if c.id not in self._drops]
+
+    def drop(self, drops: Any) -> None:
+        """Note further drops."""
+        self._drops |= {drop.item_id: drop for drop in drops}
+
+    def rows(self) -> list[CurationRow]:
+        """One row for each candidate."""
+        return [self._row(candidate, self._drops.get(candidate.id)) for candidate in self._candidates]
+
+    def _row(self, one: Candidate, drop: Drop | None) -> CurationRow:
+        return CurationRow(
+            round=self._round,
+            item_id=one.id,
+            role=one.example.role.value,
+            family=one.example.family,
+            kept=drop is None,
+            reason=drop.reason if drop else "kept",
+            detail=drop.detail if drop else "",
+            example_id=one.example.id,
+        )
+
+
+def _solve_rates(episodes: list[EpisodeRow]) -> dict[str, float]:
+    """Share of right attempts at each task; attempts without a verdict do not count."""
+    scores: dict[str, list[float]] = defaultdict(list)
+    for e in episodes:
+        if e.score is not None:
+            scores[e.task_id].append(float(solved(e.score)))
+    return {task: fmean(found) for task, found in scores.items()}
+
+
+def _solver_candidates(
+    episodes: list[EpisodeRow], tasks: dict[str, Task], rates: dict[str, float], round: int
+) -> list[Candidate]:
+    found = []
+    for e in episodes:
+        text = (e.answer or e.text).strip()
+        example = _example(Role.SOLVER, e.bare_messages, text, e.family, e.id)
+        found.append(
+            Candidate(
+                id=e.id,
+                example=example,
+                task_id=e.task_id,
+                question=tasks[e.task_id].question,
+                answer=text,
+                score=e.score,
+                solve_rate=rates.get(e.task_id),
+                round=round,
+            )
+        )
+    return found
+
+
+def _proposer_candidates(s: Session, rates: dict[str, float], round: int) -> list[Candidate]:
+    """Proposals that became tasks; whether they were good ones is a matter of the learnable band."""
+    rows = s.ledger.rows(ProposalRow, round=round, reason="ok", order="index")
+    return [
+        Candidate(
+            id=row.id,
+            example=_example(Role.PROPOSER, row.messages, row.text, row.family, row.id),
+            task_id=str(row.task_id),
+            question=row.text,
+            score=1.0,
+            solve_rate=rates.get(str(row.task_id)),
+            round=round,
+        )
+        for row in rows
+    ]
+
+
+def _example(role: Role, messages: list[dict[str, str]], text: str, family: str, source: str) -> TrainingExample:
+    return TrainingExample(
+        id=content_id(role.value, messages, text),
+        role=role,
+        messages=messages_of(messages),
+        completion=text,
+        family=family,
+        source=source,
+    )
+
+
+def _gates(s: Session, round: int, clean: Gate) -> dict[Role, list[Gate]]:
+    settings = s.config.curate
+    past = [_past(row) for earlier in range(1, round) for row in s.ledger.rows(ExampleRow, round=earlier, origin="new")]
+    seen = [p.example_id for p in past]
+    common = [verified_only(), learnable_band(), clean, exact_duplicates(seen)]
+    near = near_duplicates(past, threshold=settings.near_duplicate)
+    return {
+        Role.SOLVER: [*common, per_task_cap(settings.per_task), near, max_examples(settings.max_examples)],
+        Role.PROPOSER: [*common, max_examples(settings.max_proposals)],
+    }
+
+
+def _past(row: ExampleRow) -> Past:
+    answer = row.completion if row.role == Role.SOLVER.value else ""
+    return Past(example_id=row.id, task_id=row.task_id, question=row.question, answer=answer, role=Role(row.role))
+
+
+async def _reviewed(
+    s: Session, round: int, champion: int, kept: list[Candidate], fates: _Fates
+) -> tuple[list[Candidate], dict[str, Any]]:
+    """Ask the curator's model about a balanced sample, and about what is kept only if it proved able on the sample."""
+    if not s.config.curate.reviews:
+        return kept, {}
+    await s.serve(champion)
+    sample = balanced_sample(s, round, s.config.curate.reviews, "review")
+    tasks = s.ledger.tasks(e.task_id for e in sample)
+    keep: dict[str, float | None] = {}
+
+    async def review(item: tuple[str, str, str]) -> None:
+        found = await s.curator.review(*item, seed=s.seed("review", item[0]))
+        keep[found.item_id] = found.keep
+
+    await s.each("review", [(e.id, tasks[e.task_id].question, str(e.answer)) for e in sample], review)
+    able = auc([keep[e.id] for e in sample], [solved(e.score) for e in sample], confidence=s.config.gate.confidence)
+    trusted = able is not None and able.low > 0.5
+    detail = {"review_auc": able.model_dump() if able else None, "review_trusted": trusted}
+    if trusted:
+        own = [c for c in kept if c.example.role == Role.SOLVER]
+        await s.each("review", [(c.id, c.question, c.answer) for c in own if c.id not in keep], review)
+        against = {c.id: share for c in own if (share := keep[c.id]) is not None and share < 0.5}
+        fates.drop(
+            Drop(item_id=i, reason="reviewed_out", detail=f"{share:.0%} of the reviews would keep it")
+            for i, share in against.items()
+        )
+        kept = [c for c in kept if c.id not in against]
+    return kept, detail
+
+
+def _examples(s: Session, round: int, kept: list[Candidate], clean: Gate) -> list[ExampleRow]:
+    settings = s.config.curate
+    earlier = [
+        _replayable(row) for number in range(1, round) for row in s.ledger.rows(ExampleRow, round=number, origin="new")
+    ]
+    real = s.ledger.tasks(row.id for row in s.ledger.rows(TaskRow, origin="real", order="id"))
+    pools = [
+        Pool("replay", earlier, settings.replay if earlier else 0.0),
+        Pool("real", [_real(s, task) for task in real.values()], settings.real),
+    ]
+    drawn = replay(kept, pools, contamination=clean, seed=s.seed("replay", round))
+    chosen = [("new", one) for one in kept]
+    chosen += [(name, one) for name, rows in drawn.rows.items() for one in rows]
+    return [
+        ExampleRow(
+            round=round,
+            id=one.example.id,
+            position=position,
+            role=one.example.role.value,
+            messages=as_dicts(one.example.messages),
+            completion=one.example.completion,
+            family=one.example.family,
+            source=one.example.source,
+            weight=one.example.weight,
+            origin=origin,
+            task_id=one.task_id,
+            question=one.question,
+        )
+        for position, (origin, one) in enumerate(chosen)
+    ]
+
+
+def _replayable(row: ExampleRow) -> Candidate:
+    example = _example(Role(row.role), row.messages, row.completion, row.family, row.source)
+    return Candidate(
+        id=f"r{row.round}/{row.id}",
+        example=example,
+        task_id=row.task_id,
+        question=row.question,
+        answer=row.completion if example.role == Role.SOLVER else "",
+        score=1.0,
+        round=row.round,
+    )
+
+
+def _real(s: Session, task: Task) -> Candidate:
+    messages = as_dicts(s.solver.messages(task))
+    return Candidate(
+        id=f"real/{task.id}",
+        example=_example(Role.SOLVER, messages, str(task.answer), task.family, f"real/{task.id}"),
+        task_id=task.id,
+        question=task.question,
+        answer=str(task.answer),
+        score=1.0,
+    )
+
+
+def _demonstrations(episodes: list[EpisodeRow], tasks: dict[str, Task], clean: Gate, round: int) -> list[Demonstration]:
+    """The first right answer to each task of the round, but for what is near an evaluation task."""
+    right: dict[str, EpisodeRow] = {}
+    for e in episodes:
+        if solved(e.score):
+            right.setdefault(e.task_id, e)
+    candidates = _solver_candidates(list(right.values()), tasks, {}, round)
+    barred = {drop.item_id for drop in clean(candidates)}
+    return [
+        Demonstration(
+            id=c.id,
+            task_id=c.task_id,
+            environment=tasks[c.task_id].environment,
+            family=c.example.family,
+            question=c.question,
+            answer=c.answer,
+            score=1.0,
+            policy=right[c.task_id].policy,
+            round=round,
+            trajectory_id=c.id,
+        )
+        for c in candidates
+        if c.id not in barred
+    ]

@@ -13,9 +13,8 @@ from langgraph.types import interrupt
 
 from autotelic.agents import Attempt
 from autotelic.core.errors import EnvironmentFailure
-from autotelic.core.words import Origin, PolicyState, Score, SuiteName, Task
-from autotelic.environments import solved
-from autotelic.evaluation import Comparison, Decision, self_test, decide, paired_bootstrap
+from autotelic.core.words import Origin, PolicyState, SuiteName, Task
+from autotelic.evaluation import Decision, compare_policies, decide, full_marks, self_test
 from autotelic.graphs.acquire import recall
 from autotelic.graphs.session import Session
 from autotelic.graphs.solve import SolveState, build_solve
@@ -23,7 +22,7 @@ from autotelic.memory import Demonstration
 from autotelic.serving import Sampling
 from autotelic.store import EvaluationRow, GateRow, PolicyRow, SuiteRow, TaskRow
 
-__all__ = ["answer_suite", "compare", "evaluate", "finish", "fresh_suite", "gate", "prepare"]
+__all__ = ["answer_suite", "evaluate", "finish", "fresh_suite", "gate", "prepare"]
 
 
 async def prepare(s: Session) -> dict[str, Any]:
@@ -41,7 +40,7 @@ async def prepare(s: Session) -> dict[str, Any]:
     return {"sealed": settings.sealed, "frozen": settings.frozen, "real": len(real), "selftest": report.model_dump()}
 
 
-def _draw(s: Session, suite: SuiteName, n: int, round: int = 0, also: tuple[str, ...] = ()) -> None:
+def _draw(s: Session, suite: SuiteName, n: int, round: int = 0) -> None:
     """Draw a suite of `n` tasks that the run has not met: in no other suite, not proposed, not in the real set."""
     if s.ledger.count(SuiteRow, suite=suite, round=round):
         return
@@ -96,7 +95,10 @@ def _as_demonstration(task: Task) -> Demonstration:
         family=task.family,
         question=task.question,
         answer=str(task.answer),
+        score=1.0,
+        policy=0,
         round=0,
+        trajectory_id="",
     )
 
 
@@ -120,7 +122,7 @@ async def answer_suite(
     """
     helped = memory_of is not None
     tasks = s.ledger.suite(suite, round=round)[:limit]
-    key = {"suite": suite, "round": round, "policy": policy, "memory": helped}
+    key: dict[str, Any] = {"suite": suite, "round": round, "policy": policy, "memory": helped}
     done = set(s.ledger.column(EvaluationRow, "task_id", **key))
     todo = [t for t in tasks if t.id not in done]
     if todo:
@@ -146,28 +148,15 @@ async def answer_suite(
 
 
 def _row(key: dict[str, Any], task: Task, attempt: Attempt) -> EvaluationRow:
-    score: Score = attempt.score
     return EvaluationRow(
         **key,
         task_id=task.id,
         family=task.family,
         text=attempt.completion.text,
         answer=attempt.answer,
-        score=None if score is None else float(solved(score)),
+        score=full_marks(attempt.score),
         reason=attempt.reason,
         completion_tokens=attempt.completion.completion_tokens,
-    )
-
-
-def compare(s: Session, before: list[EvaluationRow], after: list[EvaluationRow]) -> Comparison | None:
-    """Compare two policies' rows on the tasks that both answered."""
-    other = {r.task_id: r.score for r in after}
-    pairs = [(r.score, other[r.task_id]) for r in before if r.task_id in other]
-    return paired_bootstrap(
-        [b for b, _ in pairs],
-        [a for _, a in pairs],
-        confidence=s.config.gate.confidence,
-        seed=s.seed("bootstrap"),
     )
 
 
@@ -233,12 +222,11 @@ def _reject(s: Session, number: int) -> None:
 
 
 async def _decide(s: Session, round: int, champion: int, candidate: int) -> tuple[Decision, dict[str, Any]]:
-    found: dict[str, Comparison | None] = {}
-    for suite, of in (("fresh", round), ("frozen", 0), ("regression", round)):
-        before, after = (
-            s.ledger.rows(EvaluationRow, suite=suite, round=of, policy=p, memory=False) for p in (champion, candidate)
-        )
-        found[suite] = compare(s, before, after)
+    confidence = s.config.gate.confidence
+    found = {
+        suite: compare_policies(s.ledger, suite, of, champion, candidate, confidence=confidence)
+        for suite, of in (("fresh", round), ("frozen", 0), ("regression", round))
+    }
     decision = decide(s.config.gate, fresh=found["fresh"], frozen=found["frozen"], regression=found["regression"])
     return decision, {name: c.model_dump() if c else None for name, c in found.items()}
 
@@ -249,5 +237,3 @@ async def finish(s: Session, champion: int) -> dict[str, Any]:
         await answer_suite(s, "sealed", 0, policy)
     await s.serve(champion)
     return {}
-
-

@@ -6,14 +6,15 @@ stands, and a training that was killed leaves nothing under that name.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from autotelic.core.words import PolicyState, Role, TrainingExample
 from autotelic.graphs.acquire import messages_of
 from autotelic.graphs.session import Session
 from autotelic.store import ExampleRow, PolicyRow
-from autotelic.training import TrainingJob, TrainingResult
+from autotelic.training import TrainingJob, TrainingStep
 
 __all__ = ["deliver", "next_number", "train"]
 
@@ -33,13 +34,14 @@ async def train(s: Session, round: int, champion: int) -> dict[str, Any]:
         number=number,
         parent=champion,
         examples=str(_write_examples(s, round, rows)),
-        settings=s.config.train.settings,
+        config=s.config.train.settings,
         seed=s.seed("train", round),
-        timeout=s.config.train.timeout,
     )
     s.progress.start("train")
-    result: TrainingResult = await s.trainer.train(job, _reporter(s))
-    s.progress.stop("train")
+    try:
+        result = await s.trainer.train(job, _reporter(s))
+    finally:
+        s.progress.stop("train")
     s.ledger.add(
         [
             PolicyRow(
@@ -70,10 +72,11 @@ async def deliver(s: Session, candidate: int | None, finished_at: float | None) 
 
 def next_number(s: Session) -> int:
     """Return the number for the next policy: one more than the highest there ever was."""
-    return max(s.ledger.column(PolicyRow, "number")) + 1
+    numbers: list[int] = s.ledger.column(PolicyRow, "number")
+    return max(numbers) + 1
 
 
-def _write_examples(s: Session, round: int, rows: list[ExampleRow]) -> Any:
+def _write_examples(s: Session, round: int, rows: list[ExampleRow]) -> Path:
     path = s.run.root / "policies" / f"round-{round}.examples.jsonl"
     lines = (
         TrainingExample(
@@ -91,14 +94,10 @@ def _write_examples(s: Session, round: int, rows: list[ExampleRow]) -> Any:
     return path
 
 
-def _reporter(s: Session) -> Any:
-    started = False
-
-    def report(step: int, steps: int) -> None:
-        nonlocal started
-        if not started:
-            s.progress.start("train", steps)
-            started = True
+def _reporter(s: Session) -> Callable[[TrainingStep], None]:
+    def report(step: TrainingStep) -> None:
+        if step.step == 1:
+            s.progress.start("train", step.steps)
         s.progress.advance("train")
 
     return report

@@ -17,7 +17,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command
 
-from autotelic.core.config import dump_config
+from autotelic.core.config import dump_config, load_config
 from autotelic.core.errors import UsageError
 from autotelic.core.progress import Progress, Silent
 from autotelic.core.run_dir import RunDir
@@ -73,11 +73,13 @@ def build_self_play(s: Session) -> StateGraph[RoundState, None, RoundState, Roun
                 row.detail = {k: v for k, v in found.items() if k not in keys}
             return {k: found[k] for k in keys if k in found}
 
-        graph.add_node(name, node)  # type: ignore[call-overload]
+        graph.add_node(name, node)
 
     async def propose(state: RoundState) -> dict[str, Any]:
+        # From the ledger: a person may have promoted another policy since the last round ended.
+        champion = s.ledger.champion().number
         await evaluating.fresh_suite(s, state["round"])
-        return await acquire.propose(s, state["round"], state["champion"])
+        return {**await acquire.propose(s, state["round"], champion), "champion": champion}
 
     async def gate(state: RoundState) -> dict[str, Any]:
         number, champion, candidate = state["round"], state["champion"], state.get("candidate")
@@ -90,7 +92,7 @@ def build_self_play(s: Session) -> StateGraph[RoundState, None, RoundState, Roun
         return {**await evaluating.prepare(s), "round": 1, "champion": s.ledger.champion().number, "stop": None}
 
     add("prepare", prepare, "round", "champion", "stop")
-    add("propose", propose)
+    add("propose", propose, "champion")
     add("solve", lambda state: acquire.solve(s, state["round"], state["champion"]))
     add("critique", lambda state: acquire.critique(s, state["round"], state["champion"]))
     add("curate", lambda state: curate(s, state["round"], state["champion"]))
@@ -103,7 +105,7 @@ def build_self_play(s: Session) -> StateGraph[RoundState, None, RoundState, Roun
     for here, there in _EDGES:
         graph.add_edge(here, there)
     graph.add_conditional_edges("curate", lambda state: _enough(s, state["round"]), ["train", "gate"])
-    graph.add_conditional_edges("gate", lambda state: "finish" if state.get("stop") else "propose", ["propose", "finish"])
+    graph.add_conditional_edges("gate", _after_gate, ["propose", "finish"])
     return graph
 
 
@@ -124,6 +126,10 @@ def _number(state: RoundState) -> int:
     candidate = state.get("candidate")
     assert candidate is not None, "the nodes after train have a candidate by the graph's edges"
     return candidate
+
+
+def _after_gate(state: RoundState) -> str:
+    return "finish" if state.get("stop") else "propose"
 
 
 def _enough(s: Session, round: int) -> str:
@@ -224,8 +230,6 @@ class SelfPlay:
         if not path.exists():
             dump_config(self.config, path)
             return
-        from autotelic.core.config import load_config
-
         old, new = load_config(Config, path).model_dump(), self.config.model_dump()
         changed = sorted(k for k in old if old[k] != new[k] and k not in _MAY_CHANGE)
         if changed:

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import autotelic
@@ -22,10 +23,10 @@ from autotelic.core.seeds import derive
 from autotelic.core.words import DeliveryRecord, Message, PolicyFiles, PolicyState
 from autotelic.environments import Environment, open_environment
 from autotelic.graphs.config import Config
-from autotelic.memory import DemonstrationMemory
+from autotelic.memory import CachedEmbedder, DemonstrationMemory
 from autotelic.serving import PolicyServer, resolve_model
 from autotelic.store import DeliveryRow, Ledger, NodeRow, PolicyRow, RunRow
-from autotelic.training import Trainer, read_policy
+from autotelic.training import Card, Trainer, read_policy, write_card
 
 __all__ = ["Session", "open_session"]
 
@@ -161,11 +162,12 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
         ledger = Ledger(run.ledger)
         stack.callback(ledger.close)
         environment = await stack.enter_async_context(open_environment(config.environment, sandbox=config.sandbox))
-        embedder = lookup("embedder", config.memory.embedder)(cache=run.memory / "embeddings.sqlite")
+        made = lookup("embedder", config.memory.embedder)()
+        embedder = CachedEmbedder(made, run.memory / "embeddings.sqlite")
         stack.push_async_callback(embedder.aclose)
-        memory = await DemonstrationMemory.open(run.memory, embedder, per_family=config.memory.per_family)
+        memory = await DemonstrationMemory.open(run.memory, embedder, family_limit=config.memory.per_family)
         stack.push_async_callback(memory.aclose)
-        trainer = Trainer(run.logs / "trainer.log", threads=config.train.threads)
+        trainer = Trainer(run.logs / "trainer.log", threads=config.train.threads, timeout=config.train.timeout)
         stack.push_async_callback(trainer.aclose)
         server = PolicyServer(config.serving, log=run.logs / "vllm.log")
         stack.push_async_callback(server.stop)
@@ -182,7 +184,9 @@ async def _found(session: Session) -> None:
         return
     session.progress.start("model")
     model = await asyncio.to_thread(resolve_model, config.model)
-    base = await session.trainer.adopt(model.path, run.policy(0))
+    base = await session.trainer.prepare_base(Path(model.path))
+    card = Card(number=0, parent=None, weights=model.path, sha256=base.sha256, canary=base.canary)
+    write_card(run.policy(0), card)
     session.progress.stop("model")
     ledger.add(
         [

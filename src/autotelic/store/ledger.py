@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from sqlalchemy import event, func
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Engine
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 from sqlmodel import Session, SQLModel, create_engine, select
 
 from autotelic.core.errors import StoreError
@@ -37,9 +37,9 @@ class Ledger:
     """
 
     def __init__(self, url: Path | str) -> None:
-        text = f"sqlite:///{url}" if isinstance(url, Path) else url
-        self.url = text
-        self._engine: Engine = create_engine(text)
+        target = URL.create("sqlite", database=str(url)) if isinstance(url, Path) else make_url(url)
+        self.url = target.render_as_string(hide_password=True)
+        self._engine: Engine = create_engine(target)
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _sqlite_pragmas)
         with self._guard("opened"):
@@ -81,10 +81,7 @@ class Ledger:
 
     def rows(self, table: type[R], *, order: str | Sequence[str] = (), **equals: Any) -> list[R]:
         """Return the rows whose columns equal the given values; a list, tuple or set means "one of"."""
-        statement = select(table)
-        for name, value in equals.items():
-            column = getattr(table, name)
-            statement = statement.where(column.in_(value) if isinstance(value, list | tuple | set) else column == value)
+        statement = select(table).where(*_conditions(table, equals))
         for name in [order] if isinstance(order, str) else order:
             statement = statement.order_by(getattr(table, name))
         with self.session() as session:
@@ -97,17 +94,13 @@ class Ledger:
 
     def column(self, table: type[SQLModel], name: str, **equals: Any) -> list[Any]:
         """Return one column of the matching rows, without loading the rest of them."""
-        statement = select(getattr(table, name))
-        for key, value in equals.items():
-            statement = statement.where(getattr(table, key) == value)
+        statement = select(getattr(table, name)).where(*_conditions(table, equals))
         with self.session() as session:
             return list(session.exec(statement).all())
 
     def count(self, table: type[SQLModel], **equals: Any) -> int:
         """Return how many rows match."""
-        statement = select(func.count()).select_from(table)
-        for key, value in equals.items():
-            statement = statement.where(getattr(table, key) == value)
+        statement = select(func.count()).select_from(table).where(*_conditions(table, equals))
         with self.session() as session:
             return int(session.exec(statement).one())
 
@@ -182,12 +175,20 @@ class Ledger:
                 f"the ledger {self.url} cannot be {verb}: {error.orig}. Check the path, the free disk space and that "
                 "no other program holds it; the same command then goes on where it stopped."
             ) from error
+        except IntegrityError:
+            raise  # a row that breaks the table's rules is a mistake of the program's
         except DatabaseError as error:
-            if "UNIQUE" in str(error) or "constraint" in str(error).lower():
-                raise
             raise StoreError(
                 f"the ledger {self.url} cannot be {verb}: {error.orig}. Is it a ledger? Restore a copy."
             ) from error
+
+
+def _conditions(table: type[SQLModel], equals: dict[str, Any]) -> list[Any]:
+    conditions = []
+    for name, value in equals.items():
+        column = getattr(table, name)
+        conditions.append(column.in_(value) if isinstance(value, list | tuple | set) else column == value)
+    return conditions
 
 
 def _auto_key(row: SQLModel) -> bool:

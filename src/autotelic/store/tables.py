@@ -193,7 +193,8 @@ class ExampleRow(SQLModel, table=True):
     source: str
     weight: float
     origin: str
-    question: str = ""
+    task_id: str
+    question: str
 
 
 class EvaluationRow(SQLModel, table=True):
