@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
 from autotelic.core.config import dump_config, load_config, parse_overrides
@@ -114,7 +115,9 @@ def test_every_mistake_has_its_line() -> None:
 
 
 def test_values_that_cannot_work_together_are_quoted_with_the_mend() -> None:
-    assert complaint(None, "solve.keep=9") == "the config: solve.keep (9) exceeds solve.samples (4): raise solve.samples"
+    assert (
+        complaint(None, "solve.keep=9") == "the config: solve.keep (9) exceeds solve.samples (4): raise solve.samples"
+    )
 
 
 def test_a_missing_file_is_named(path: Path) -> None:
@@ -161,7 +164,9 @@ def test_an_override_below_a_plain_value_is_refused(path: Path) -> None:
 KEYS = st.lists(st.from_regex(r"[a-z_][a-z0-9_]*", fullmatch=True), min_size=1, max_size=4)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=10),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 

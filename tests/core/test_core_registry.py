@@ -63,7 +63,9 @@ def test_a_name_belongs_to_one_kind() -> None:
 
 def test_two_objects_cannot_share_a_name() -> None:
     register("metric", "twice")(int)
-    with pytest.raises(UsageError, match=r"two metric plug-ins are called 'twice': builtins.int and builtins.str. Rename"):
+    with pytest.raises(
+        UsageError, match=r"two metric plug-ins are called 'twice': builtins.int and builtins.str. Rename"
+    ):
         register("metric", "twice")(str)
     assert lookup("metric", "twice") is int
 

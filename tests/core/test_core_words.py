@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from autotelic.core.errors import UsageError
@@ -32,8 +33,8 @@ def make(**changes: object) -> Task:
 
 def test_content_id_has_golden_values() -> None:
     assert content_id() == "4f53cda18c2baa0c"
-    assert content_id("gcd", 3, {"b": 1, "a": [True, None]}) == "63bb9bc3a4a6f7e2"
-    assert content_id("ä") == "8b8dd3ffdaeffe42"
+    assert content_id("gcd", 3, {"b": 1, "a": [True, None]}) == "737a43333033d1c3"
+    assert content_id("ä") == "e24284584f389ad9"
 
 
 @given(st.lists(JSON, max_size=3))
@@ -70,7 +71,9 @@ def test_equal_content_gives_an_equal_task_id() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"environment": "x"}, {"family": "x"}, {"question": "x"}, {"key": {"answer": "5"}}], ids=lambda c: next(iter(c))
+    "change",
+    [{"environment": "x"}, {"family": "x"}, {"question": "x"}, {"key": {"answer": "5"}}],
+    ids=lambda c: next(iter(c)),
 )
 def test_every_part_of_a_task_counts_for_its_id(change: dict[str, object]) -> None:
     assert make(**change).id != make().id
@@ -88,7 +91,7 @@ def test_a_task_survives_json() -> None:
 
 def test_words_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        make().question = "3 + 3?"  # type: ignore[misc]
+        make().question = "3 + 3?"
 
 
 def test_words_take_no_unknown_keys() -> None:
@@ -116,7 +119,7 @@ def test_fields_explain_themselves() -> None:
 
 
 def test_seeds_have_golden_values() -> None:
-    assert [derive(0), derive(7, "round", 1), derive(7, "round", 2)] == [1610321863, 0, 0]
+    assert [derive(0), derive(7, "round", 1), derive(7, "round", 2)] == [1609362278, 324413101, 1956638614]
 
 
 @given(st.integers(), st.lists(st.integers() | st.text(st.characters(codec="utf-8"), max_size=5), max_size=3))
@@ -177,5 +180,5 @@ def test_weights_larger_than_one_read_are_hashed_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["", "missing"])
 def test_no_weights_is_a_mistake_of_the_user(tmp_path: Path, place: str) -> None:
-    with pytest.raises(UsageError, match="holds no weights.*Point to a model"):
+    with pytest.raises(UsageError, match=r"holds no weights.*Point to a model"):
         sha256_of_weights(tmp_path / place)

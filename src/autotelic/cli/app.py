@@ -45,7 +45,7 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
     """Language models that improve themselves."""
 
@@ -107,23 +107,28 @@ def evaluate(
 ) -> None:
     """Have a policy answer a suite, and show its accuracy by family beside the best constant answer."""
     from autotelic.cli.actions import evaluate_policy
+    from autotelic.cli.bars import Bars
     from autotelic.cli.tables import accuracy_table
 
-    found = asyncio.run(evaluate_policy(run, policy, suite, memory=memory))
+    with Bars() as bars:
+        found = asyncio.run(evaluate_policy(run, policy, suite, memory=memory, progress=bars))
     _show(found, as_json, accuracy_table(found))
 
 
 @app.command()
 def train(
     run: RunArgument,
-    round: Annotated[int | None, typer.Option(help="Round whose curated data is used; the newest if not given.")] = None,
+    round: Annotated[int | None, typer.Option(help="Round whose curated data is used; else the newest.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train one more candidate from the champion on curated data; it is proved and measured, the gate decides."""
+    """Train one more candidate from the champion of a finished run; it is proved and measured, the gate decides."""
     from autotelic.cli.actions import train_candidate
+    from autotelic.cli.bars import Bars
 
-    found = asyncio.run(train_candidate(run, round))
-    _show(found, as_json, f"policy-{found['candidate']}: {'promoted' if found['promoted'] else 'not promoted'}")
+    with Bars() as bars:
+        found = asyncio.run(train_candidate(run, round, progress=bars))
+    verdict = "promoted" if found["promoted"] else "not promoted"
+    _show(found, as_json, "\n".join([f"policy-{found['candidate']}: {verdict}", *found["reasons"]]))
 
 
 @app.command("run")
@@ -131,20 +136,27 @@ def run_graph(
     graph: Annotated[str, typer.Argument(help="Name of a registered graph, e.g. solve.")],
     given: Annotated[str, typer.Option("--input", help='JSON, e.g. {"question": "What is 2 + 2?"}.')],
     run: Annotated[Path | None, typer.Option(help="A run whose champion answers, with its memory.")] = None,
-    model: Annotated[str, typer.Option(help="Built-in name, directory or hub id served by vLLM; or provider/model.")] = "",
-    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server to use instead.")] = None,
-    tool: Annotated[list[str] | None, typer.Option(help="Tool by name, file or module:name. May be repeated.")] = None,
+    model: Annotated[str, typer.Option(help="Without --run: name, directory or hub id that vLLM serves.")] = "",
+    remote: Annotated[str | None, typer.Option(help="A model called through LiteLLM, e.g. openai/NAME.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server for --remote.")] = None,
+    tool: Annotated[list[str] | None, typer.Option(help="Tool: name, file.py or module:name. May be repeated.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run an agent graph once."""
-    from autotelic.cli.actions import run_once
+    from autotelic.cli.actions import Source, ask
+    from autotelic.cli.bars import Bars
+    from autotelic.serving import DEFAULT_MODEL
 
     try:
         payload = json.loads(given)
     except json.JSONDecodeError as error:
-        raise UsageError(f"--input is not JSON: {error}. Example: --input '{{\"question\": \"2 + 2?\"}}'") from None
-    found = asyncio.run(run_once(graph, payload, run=run, model=model, base_url=base_url, tools=tool or []))
-    _show(found, as_json, str(found["answer"]))
+        raise UsageError(f'--input is not JSON: {error}. Example: --input \'{{"question": "2 + 2?"}}\'') from None
+    if not isinstance(payload, dict):
+        raise UsageError(f'--input is {given}, expected an object such as {{"question": "2 + 2?"}}.')
+    source = Source(run=run, model=model or DEFAULT_MODEL, remote=remote, base_url=base_url)
+    with Bars() as bars:
+        found = asyncio.run(ask(graph, payload, source, tools=tool or [], progress=bars))
+    _show(found, as_json, str(found.get("answer")))
 
 
 @policies.command("list")
@@ -157,7 +169,13 @@ def list_policies(run: RunArgument, as_json: JsonOption = False) -> None:
     for row in rows:
         shown = "-" if row["frozen"] is None else f"{row['frozen']:.1%}"
         table.add_row(
-            f"policy-{row['number']}", row["state"], str(row["parent"]), str(row["round"]), row["method"], shown, row["sha256"][:8]
+            f"policy-{row['number']}",
+            row["state"],
+            str(row["parent"]),
+            str(row["round"]),
+            row["method"],
+            shown,
+            row["sha256"][:8],
         )
     _show(rows, as_json, table)
 
@@ -174,7 +192,7 @@ def show_policy(run: RunArgument, number: int, as_json: JsonOption = False) -> N
 @policies.command("promote")
 def promote(run: RunArgument, number: int, as_json: JsonOption = False) -> None:
     """Make a policy the champion, after the server has been shown to answer with it."""
-    _crown(run, number, as_json)
+    _crown(run, number, "switch", as_json)
 
 
 @policies.command("rollback")
@@ -184,14 +202,19 @@ def rollback(
     as_json: JsonOption = False,
 ) -> None:
     """Go back to an earlier policy, proved on the server."""
-    _crown(run, number, as_json)
+    _crown(run, number, "rollback", as_json)
 
 
-def _crown(run: Path, number: int | None, as_json: bool) -> None:
+def _crown(run: Path, number: int | None, kind: str, as_json: bool) -> None:
     from autotelic.cli.actions import crown
+    from autotelic.cli.bars import Bars
 
-    found = asyncio.run(crown(run, number))
-    _show(found, as_json, f"policy-{found['champion']} is the champion, proved: {found['proof']}")
+    with Bars() as bars:
+        found = asyncio.run(crown(run, number, kind=kind, progress=bars))
+    proof = found["proof"]
+    away = "" if proof["to_previous"] is None else f", {proof['to_previous']:.2f} from policy-{found['before']}"
+    shown = f"log-probabilities within {proof['to_trainer']:.2f} nats of the trainer's{away}"
+    _show(found, as_json, f"policy-{found['champion']} is the champion, proved: {shown}")
 
 
 @app.command()

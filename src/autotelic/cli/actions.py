@@ -1,0 +1,276 @@
+"""What the commands do with a run: measure, train once more, describe, crown, ask.
+
+Whatever writes takes the run's lease and opens the same session as self-play, so no command has a second way to do a
+thing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from autotelic.core.config import load_config
+from autotelic.core.errors import UsageError
+from autotelic.core.progress import Progress
+from autotelic.core.registry import lookup
+from autotelic.core.run_dir import RunDir
+from autotelic.core.words import PolicyFiles
+from autotelic.evaluation import accuracy, answers, constant_baselines, overall_baseline
+from autotelic.graphs import Config, GraphContext, Session, open_session
+from autotelic.graphs.evaluating import answer_suite, evaluate, fresh_suite, gate
+from autotelic.graphs.learning import deliver, train
+from autotelic.memory import CachedEmbedder, DemonstrationMemory
+from autotelic.sandbox import Sandbox
+from autotelic.serving import Gateway, LiteLLMBackend, PolicyServer, ServingConfig, resolve_model
+from autotelic.store import DeliveryRow, ExampleRow, GateRow, Ledger, PolicyRow, RunRow, SuiteRow
+from autotelic.tools import Tool, load_tools
+from autotelic.training import Trainer, read_policy
+
+__all__ = ["Source", "ask", "crown", "describe_policies", "describe_policy", "evaluate_policy", "train_candidate"]
+
+
+@asynccontextmanager
+async def _session(run: Path, progress: Progress) -> AsyncIterator[Session]:
+    """The session of an existing run, under its lease."""
+    directory = RunDir(run).require()
+    directory.acquire()
+    try:
+        async with open_session(load_config(Config, directory.config), directory, progress) as session:
+            yield session
+    finally:
+        directory.release()
+
+
+def _ledger(run: Path) -> Ledger:
+    return Ledger(RunDir(run).require().ledger)
+
+
+async def evaluate_policy(
+    run: Path, policy: int | None, suite: str, *, memory: bool, progress: Progress
+) -> dict[str, Any]:
+    """Have a policy answer a suite as far as it has not, and return its accuracy, by family too.
+
+    Raises:
+        UsageError: the run has no such suite or policy, or the sealed suite is not open yet.
+    """
+    name, _, number = suite.partition(":")
+    round = int(number) if number.isdecimal() else 0
+    async with _session(run, progress) as s:
+        tasks = s.ledger.suite(name, round=round)
+        if not tasks:
+            known = {(r.suite, r.round) for r in s.ledger.rows(SuiteRow) if r.suite != "sealed" or _finished(s.ledger)}
+            have = ", ".join(f"{n}:{r}" if r else n for n, r in sorted(known))
+            raise UsageError(f"the run has no suite {suite!r}. It has: {have or 'none yet'}.")
+        if name == "sealed" and not _finished(s.ledger):
+            raise UsageError("the sealed suite is opened once, when the run has ended. Finish the run first.")
+        chosen = s.ledger.champion().number if policy is None else _known(s.ledger, policy).number
+        # As of now, for suites that do not change; as of the round, for those that do.
+        as_of = (round or _last_round(s.ledger) + 1) if memory else None
+        rows = await answer_suite(s, name, round, chosen, memory_of=as_of)  # type: ignore[arg-type]
+    constants = {c.family: c for c in constant_baselines(tasks)}
+    total = accuracy(rows)
+    return {
+        "policy": chosen,
+        "suite": suite,
+        "memory": memory,
+        "accuracy": total.model_dump() if total else None,
+        "constant": overall_baseline(list(constants.values())),
+        "families": [
+            {
+                "family": family,
+                "accuracy": found.model_dump() if (found := accuracy(r for r in rows if r.family == family)) else None,
+                "constant": constants[family].model_dump() if family in constants else None,
+            }
+            for family in sorted({r.family for r in rows})
+        ],
+    }
+
+
+async def train_candidate(run: Path, round: int | None, *, progress: Progress) -> dict[str, Any]:
+    """Train one more candidate from the champion on a round's curated rows; prove, measure and gate it as a new round.
+
+    Raises:
+        UsageError: the run has not ended, or the round has no curated data.
+    """
+    async with _session(run, progress) as s:
+        if not _finished(s.ledger):
+            raise UsageError(f"the run {run} has not ended. Finish it first: autotelic self-play CONFIG --run {run}")
+        have = sorted(set(s.ledger.column(ExampleRow, "round")))
+        source = have[-1] if round is None and have else round
+        if source not in have:
+            raise UsageError(f"round {source} has no curated data. Rounds that have: {have or 'none'}.")
+        new, champion = _last_round(s.ledger) + 1, s.ledger.champion().number
+        rows = s.ledger.rows(ExampleRow, round=source, order="position")
+        s.ledger.add(ExampleRow(**{**row.model_dump(), "round": new}) for row in rows)
+        s.round = new
+        await fresh_suite(s, new)
+        made = await train(s, new, champion)
+        await deliver(s, made["candidate"], made["finished_at"])
+        await evaluate(s, new, champion, made["candidate"])
+        await gate(s, new, champion, made["candidate"])
+        decided = s.ledger.get(GateRow, new)
+    assert decided is not None, "the gate writes its row"
+    return {"round": new, "from": source, **decided.model_dump(include={"candidate", "promoted", "reasons"})}
+
+
+def describe_policies(run: Path) -> list[dict[str, Any]]:
+    """Return one row for every policy of a run, with its accuracy on the frozen suite where that was measured."""
+    ledger = _ledger(run)
+    try:
+        return [_describe(ledger, row) for row in ledger.rows(PolicyRow, order="number")]
+    finally:
+        ledger.close()
+
+
+def describe_policy(run: Path, number: int) -> dict[str, Any]:
+    """Return all that the ledger knows about one policy."""
+    ledger = _ledger(run)
+    try:
+        row = _known(ledger, number)
+        return {
+            **_describe(ledger, row),
+            "card": row.card,
+            "path": str(RunDir(run).root / row.path),
+            "deliveries": [d.model_dump() for d in ledger.rows(DeliveryRow, policy=number, order="id")],
+            "gate": [g.model_dump() for g in ledger.rows(GateRow, candidate=number)],
+        }
+    finally:
+        ledger.close()
+
+
+async def crown(run: Path, number: int | None, *, kind: str, progress: Progress) -> dict[str, Any]:
+    """Make a policy the champion once the server has proved that it answers with it.
+
+    Args:
+        run: directory of the run.
+        number: which; `None` is the champion's parent.
+        kind: `switch` or `rollback`, for the record.
+        progress: shows how far it is.
+    """
+    async with _session(run, progress) as s:
+        old = s.ledger.champion()
+        target = old.parent if number is None else number
+        if target is None:
+            raise UsageError(f"policy-{old.number} is the base: there is nothing to roll back to.")
+        _known(s.ledger, target)
+        await s.serve(old.number)
+        await s.serve(target, "rollback" if kind == "rollback" else "switch")
+        s.ledger.crown(target)
+        proof = s.ledger.rows(DeliveryRow, policy=target, order="id")[-1]
+    return {"champion": target, "before": old.number, "proof": proof.model_dump(include=_PROOF)}
+
+
+_PROOF = {"to_trainer", "to_trainer_mean", "to_previous", "to_previous_mean", "seconds"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Who answers: `remote` if given, else the champion of `run`, else `model` on a server of our own."""
+
+    run: Path | None
+    """A run, with its memory."""
+    model: str
+    """What vLLM serves if no run is named."""
+    remote: str | None
+    """A model that LiteLLM calls, e.g. `openai/NAME`."""
+    base_url: str | None
+    """Address of an OpenAI-compatible server for `remote`."""
+
+
+async def ask(
+    graph: str, payload: dict[str, Any], source: Source, *, tools: Iterable[str], progress: Progress
+) -> dict[str, Any]:
+    """Run a registered graph once and return its last state.
+
+    Args:
+        graph: its registered name.
+        payload: its input.
+        source: who answers.
+        tools: names, files or `module:name`.
+        progress: shows how far it is.
+    """
+    builder = lookup("graph", graph)
+    async with AsyncExitStack() as stack:
+        loaded = tuple(await _tools(stack, tools))
+        if source.remote:
+            gateway = Gateway(LiteLLMBackend(source.remote, base_url=source.base_url))
+            stack.push_async_callback(gateway.aclose)
+            context = GraphContext(gateway, tools=loaded)
+        elif source.run is not None:
+            context = replace(await _run_context(stack, source.run, progress), tools=loaded)
+        else:
+            context = GraphContext(await _model_gateway(stack, source.model, progress), tools=loaded)
+        state: dict[str, Any] = await builder(context).ainvoke(payload)
+    return state
+
+
+async def _tools(stack: AsyncExitStack, specs: Iterable[str]) -> list[Tool]:
+    wanted = list(specs)
+    sandbox = await stack.enter_async_context(await Sandbox.open("auto", workers=1)) if "python" in wanted else None
+    return [tool for spec in wanted for tool in load_tools(spec, sandbox=sandbox)]
+
+
+async def _run_context(stack: AsyncExitStack, run: Path, progress: Progress) -> GraphContext:
+    directory = RunDir(run).require()
+    config = load_config(Config, directory.config)
+    directory.acquire()
+    stack.callback(directory.release)
+    ledger = Ledger(directory.ledger)
+    stack.callback(ledger.close)
+    embedder = CachedEmbedder(lookup("embedder", config.memory.embedder)(), directory.memory / "embeddings.sqlite")
+    stack.push_async_callback(embedder.aclose)
+    memory = await DemonstrationMemory.open(directory.memory, embedder, family_limit=config.memory.per_family)
+    stack.push_async_callback(memory.aclose)
+    policy = read_policy(directory.policy(ledger.champion().number))
+    gateway = await _serve(stack, config.serving, policy, directory.logs / "vllm.log", progress)
+    return GraphContext(gateway, memory=memory, demonstrations=config.memory.demonstrations)
+
+
+async def _model_gateway(stack: AsyncExitStack, model: str, progress: Progress) -> Gateway:
+    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autotelic-")))
+    progress.start("model")
+    found = await asyncio.to_thread(resolve_model, model)
+    async with Trainer(scratch / "trainer.log") as trainer:
+        base = await trainer.prepare_base(Path(found.path))
+    progress.stop("model")
+    policy = PolicyFiles(number=0, path=found.path, sha256=base.sha256, canary=base.canary)
+    return await _serve(stack, ServingConfig(), policy, scratch / "vllm.log", progress)
+
+
+async def _serve(
+    stack: AsyncExitStack, config: ServingConfig, policy: PolicyFiles, log: Path, progress: Progress
+) -> Gateway:
+    server = PolicyServer(config, log=log)
+    stack.push_async_callback(server.stop)
+    progress.start("server")
+    await server.start(policy)
+    progress.stop("server")
+    return server.gateway
+
+
+def _describe(ledger: Ledger, row: PolicyRow) -> dict[str, Any]:
+    frozen = accuracy(answers(ledger, "frozen", 0, row.number).values())
+    shown = row.model_dump(include={"number", "state", "parent", "round", "method", "sha256", "created_at"})
+    return {**shown, "frozen": frozen.mean if frozen else None}
+
+
+def _known(ledger: Ledger, number: int) -> PolicyRow:
+    row = ledger.get(PolicyRow, number)
+    if row is None:
+        have = ", ".join(f"policy-{n}" for n in sorted(ledger.column(PolicyRow, "number")))
+        raise UsageError(f"the run has no policy-{number}. It has: {have or 'none yet'}.")
+    return row
+
+
+def _finished(ledger: Ledger) -> bool:
+    return any(row.finished_at is not None for row in ledger.rows(RunRow))
+
+
+def _last_round(ledger: Ledger) -> int:
+    rounds: list[int] = [0, *ledger.column(ExampleRow, "round"), *ledger.column(GateRow, "round")]
+    return max(rounds)
