@@ -177,7 +177,9 @@ def main() -> None:
     print(f"{'way':<8}{'blocks':>8}{'median/s':>10}{'least/s':>10}{'most/s':>10}")
     for name, values in rates.items():
         print(f"{name:<8}{len(values):>8}{medians[name]:>10.1f}{min(values):>10.1f}{max(values):>10.1f}")
-    same = [a == b for ours, theirs in zip(*work.texts.values(), strict=True) for a, b in zip(ours, theirs, strict=True)]
+    same = [
+        a == b for ours, theirs in zip(*work.texts.values(), strict=True) for a, b in zip(ours, theirs, strict=True)
+    ]
     summary = {
         "benchmark": "rollouts",
         "ratio": round(medians["graph"] / medians["httpx"], 3),

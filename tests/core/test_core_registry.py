@@ -143,6 +143,13 @@ def test_what_a_plug_in_says_to_the_user_is_passed_on(install: Install) -> None:
         lookup("tool", "asks")
 
 
+def test_what_is_built_in_names_the_extra_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "autotelic.training.sft", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingPackage, match=r"^torch is not installed.*pip install 'autotelic\[train\]'$"):
+        lookup("method", "sft")
+
+
 # -- mistakes
 
 
@@ -172,6 +179,6 @@ def test_an_unknown_kind_is_refused(call: Callable[[str], object]) -> None:
 def test_what_is_built_in_can_be_imported(kind: registry.Kind, name: str) -> None:
     target = registry._builtin[(kind, name)]
     thing = lookup(kind, name)
-    module, _, attribute = target.partition(":")
+    module, _, attribute = target.partition(" ")[0].partition(":")
     assert thing is getattr(importlib.import_module(module), attribute)
     assert name in available(kind)

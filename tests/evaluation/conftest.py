@@ -177,6 +177,7 @@ class Maker:
                     ExampleRow(
                         round=round, id=f"e{i}", position=i, role="solver", messages=episode.bare_messages,
                         completion=episode.text, family=episode.family, source=episode.id, weight=1.0, origin=origin,
+                        task_id=episode.task_id, question="",
                     )
                 )  # fmt: skip
             if i % 6 == 0:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 
 from autotelic.core.errors import DeliveryError, ServingError
+from autotelic.core.hashing import sha256_of_weights
 from autotelic.core.words import Message
-from autotelic.serving import LocalBackend, Sampling
+from autotelic.serving import Indistinguishable, LocalBackend, Sampling
+from autotelic.serving._weights import same_weights
 
 ASK = [Message(role="user", content="hi")]
 Wait = Callable[[Callable[[], bool]], None]
@@ -96,16 +99,97 @@ async def test_weights_other_than_the_trainers_are_not_proved(bench: Any) -> Non
 async def test_a_server_that_keeps_the_old_weights_is_caught(bench: Any, canary: float) -> None:
     await bench.server.start(bench.policy(0, 1.0))
     bench.set("stale")
-    with pytest.raises(DeliveryError, match="still holds"):
-        await bench.server.deliver(bench.policy(1, 1.05, canary=canary))
+    with pytest.raises(DeliveryError, match="still holds") as caught:
+        await bench.server.deliver(bench.policy(1, 1.05, canary=canary), kind="train")
+    assert not isinstance(caught.value, Indistinguishable)
     with pytest.raises(DeliveryError):
         await answer(bench)
 
 
-async def test_old_weights_under_a_new_card_are_caught(bench: Any) -> None:
+@pytest.mark.parametrize("canary", [1.05, 1.0])
+async def test_old_weights_under_a_new_card_are_not_even_loaded(bench: Any, canary: float) -> None:
+    base = bench.policy(0, 1.0)
+    await bench.server.start(base)
+    port = bench.server.server.port
+    with pytest.raises(Indistinguishable, match="very weights of policy-0"):
+        await bench.server.deliver(bench.policy(1, 1.0, canary=canary), kind="train")
+    with pytest.raises(DeliveryError, match="policy-1 was not delivered"):
+        await answer(bench)
+    await bench.server.deliver(base)
+    assert "/collective_rpc" not in bench.calls() and bench.server.server.port == port
+    assert await answer(bench) == ("1.0", 0)
+
+
+async def test_a_policy_that_moved_by_less_than_the_noise_is_taken_back_in_place(bench: Any) -> None:
+    base = bench.policy(0, 1.0)
+    await bench.server.start(base)
+    port = bench.server.server.port
+    with pytest.raises(Indistinguishable, match="too little was learned"):
+        await bench.server.deliver(bench.policy(1, 1.02, canary=0.98), kind="train")
+    with pytest.raises(DeliveryError, match="policy-1 was not delivered"):
+        await answer(bench)
+    await bench.server.deliver(base)
+    assert bench.calls().count("/collective_rpc") == bench.calls().count("/reset_prefix_cache") == 2
+    assert bench.server.server.port == port and await answer(bench) == ("1.0", 0)
+
+
+async def test_what_cannot_be_put_back_is_started_anew(bench: Any) -> None:
+    base = bench.policy(0, 1.0)
+    await bench.server.start(base)
+    port = bench.server.server.port
+    (Path(base.path) / "model.safetensors").write_text("1.03")
+    with pytest.raises(Indistinguishable):
+        await bench.server.deliver(bench.policy(1, 1.02, canary=0.98), kind="train")
+    with pytest.raises(DeliveryError, match="its card"):
+        await bench.server.deliver(base)
+    (Path(base.path) / "model.safetensors").write_text("1.0")
+    await bench.server.deliver(base)
+    assert bench.server.server.port != port and await answer(bench) == ("1.0", 0)
+
+
+async def test_other_weights_with_the_same_answers_are_told_from_a_load_that_does_nothing(bench: Any) -> None:
+    base, other = bench.policy(0, 1.0), bench.policy(1, 1.0, name="other")
+    (Path(other.path) / "model.safetensors").write_text("1.000")
+    other = other.model_copy(update={"sha256": sha256_of_weights(other.path)})
+    await bench.server.start(base)
+    with pytest.raises(Indistinguishable, match=r"changed by 0\.000000"):
+        await bench.server.deliver(other, kind="train")
+    await bench.server.deliver(base)
+    assert await answer(bench) == ("1.0", 0)
+
+
+async def test_a_known_policy_that_looks_like_the_one_before_is_proved_by_a_fresh_process(bench: Any) -> None:
     await bench.server.start(bench.policy(0, 1.0))
-    with pytest.raises(DeliveryError, match="still holds"):
-        await bench.server.deliver(bench.policy(1, 1.0, canary=1.05))
+    port = bench.server.server.port
+    record = await bench.server.deliver(bench.policy(1, 1.02, canary=0.98), kind="rollback")
+    assert record.proof.to_previous is None and bench.server.server.port != port
+    assert await answer(bench) == ("1.02", 1)
+
+
+def tensors(directory: Path, *files: dict[str, bytes]) -> Path:
+    """Write safetensors files, each with its tensors in the order given."""
+    directory.mkdir()
+    for number, content in enumerate(files):
+        header: dict[str, Any] = {"__metadata__": {"written by": directory.name}}
+        end = 0
+        for name, data in content.items():
+            header[name] = {"dtype": "U8", "shape": [len(data)], "data_offsets": [end, end + len(data)]}
+            end += len(data)
+        text = json.dumps(header).encode()
+        file = len(text).to_bytes(8, "little") + text + b"".join(content.values())
+        (directory / f"{number}.safetensors").write_bytes(file)
+    return directory
+
+
+def test_weights_are_the_same_however_they_are_written(tmp_path: Path) -> None:
+    one = tensors(tmp_path / "one", {"a": b"123", "b": b"4567"})
+    assert same_weights(one, tensors(tmp_path / "turned", {"b": b"4567", "a": b"123"}))
+    assert same_weights(one, tensors(tmp_path / "apart", {"b": b"4567"}, {"a": b"123"}))
+    assert not same_weights(one, tensors(tmp_path / "other", {"a": b"123", "b": b"4568"}))
+    assert not same_weights(one, tensors(tmp_path / "longer", {"a": b"123", "b": b"45678"}))
+    assert not same_weights(one, tensors(tmp_path / "more", {"a": b"123", "b": b"4567", "c": b""}))
+    (one / "0.safetensors").write_bytes(b"no header")
+    assert not same_weights(one, one) and not same_weights(tmp_path / "none", tmp_path / "none")
 
 
 async def test_a_number_is_never_given_to_other_weights(bench: Any) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -284,6 +285,20 @@ def test_threads_write_at_the_same_time_and_nothing_is_lost_or_doubled(ledger: L
     for thread in threads:
         thread.join()
     assert ledger.count(CritiqueRow) == sum(new) == 5 * 25
+
+
+def test_a_writer_waits_for_another_one_to_finish(ledger: Ledger, tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    done: list[int] = []
+    thread = threading.Thread(target=lambda: done.append(ledger.add([critique("a")])))
+    thread.start()
+    thread.join(0.2)
+    assert thread.is_alive(), "it neither gives up nor goes ahead"
+    other.execute("COMMIT")
+    thread.join()
+    other.close()
+    assert done == [1]
 
 
 WRITE = """

@@ -136,7 +136,7 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
         (str(tmp_path / "none.py"), "there is no file"),
         (str(tmp_path / "empty.py"), "holds no tool"),
         (str(tmp_path / "broken.py"), "cannot be loaded: ModuleNotFoundError"),
-        ("no_such_module:x", "cannot be imported"),
+        ("no_such_module:x", "no_such_module cannot be loaded"),
         ("json:nothing", "has no 'nothing'"),
         ("nothing", "no tool is called 'nothing'"),
         ("python", "needs a sandbox"),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeVar, get_args
 
-from autotelic.core.errors import UsageError
+from autotelic.core.errors import MissingPackage, UsageError
 
 __all__ = ["Kind", "available", "lookup", "register"]
 
@@ -22,9 +22,8 @@ _registered: dict[tuple[str, str], Any] = {}
 _builtin: dict[tuple[str, str], str] = {
     ("environment", "reasoning_gym"): "autotelic.environments.reasoning_gym:ReasoningGym",
     ("environment", "code"): "autotelic.environments.code:CodeEnvironment",
-    ("method", "sft"): "autotelic.training.sft:SFT",
-    ("graph", "solve"): "autotelic.graphs:build_solve",
-    ("graph", "self_play"): "autotelic.graphs:build_self_play",
+    ("method", "sft"): "autotelic.training.sft:SFT [train]",
+    ("graph", "solve"): "autotelic.graphs:build_ask",
     ("embedder", "minilm"): "autotelic.memory.embedder:MiniLM",
     ("selector", "balanced"): "autotelic.selection:Balanced",
     ("tool", "calculator"): "autotelic.tools:calculator",
@@ -57,6 +56,7 @@ def lookup(kind: Kind, name: str) -> Any:
     Raises:
         UsageError: nothing has that name, two packages claim it, or it cannot be imported; the message says what was
             tried.
+        MissingPackage: it is built in, and the extra it needs is not installed.
     """
     _check(kind)
     if (kind, name) in _registered:
@@ -92,6 +92,8 @@ def _load(point: EntryPoint) -> Any:
     except UsageError:
         raise
     except Exception as error:
+        if point.dist is None and point.extras and isinstance(error, ModuleNotFoundError):
+            raise MissingPackage(str(error.name), point.extras[0]) from error
         raise UsageError(
             f"the {point.group.removeprefix('autotelic.')} {point.name!r} cannot be loaded from {_offer(point)}: "
             f"{type(error).__name__}: {error}. Mend or uninstall the package that offers it."

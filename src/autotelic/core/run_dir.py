@@ -97,8 +97,8 @@ class RunDir:
             handle = (self.root / "lock").open("a+")
         except OSError as error:
             raise StoreError(
-                f"the run {self.root} cannot be locked: {error}. Make the directory and the file `lock` in it writable, "
-                "or choose another directory."
+                f"the run {self.root} cannot be locked: {error}. Make the directory and `lock` in it writable, or "
+                "choose another directory."
             ) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

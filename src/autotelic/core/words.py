@@ -31,7 +31,6 @@ __all__ = [
     "SuiteName",
     "Task",
     "TrainingExample",
-    "Trajectory",
     "content_id",
 ]
 
@@ -166,39 +165,6 @@ class Completion(Frozen):
     """Generated tokens."""
     policy: int | None = None
     """Number of the policy that answered, `None` for a model outside the run."""
-
-
-class Trajectory(Frozen):
-    """The record of one episode."""
-
-    id: str
-    """Deterministic work-item id: round, node, task, sample."""
-    round: int
-    """Round it belongs to."""
-    task_id: str
-    """Task it attempts."""
-    family: str
-    """Family of that task (repeated here for cheap queries)."""
-    role: Role = Role.SOLVER
-    """Role that acted."""
-    policy: int
-    """Policy that answered every model call of this episode."""
-    messages: tuple[Message, ...]
-    """What was sent, memory included."""
-    bare_messages: tuple[Message, ...]
-    """The same without what memory added: what training sees (trajectory distillation)."""
-    completion: Completion
-    """What came back."""
-    answer: str | None
-    """Answer as parsed, `None` if there is none."""
-    score: float | None
-    """Checker's score in [0, 1], `None` for no verdict."""
-    reason: str
-    """`ok`, or why the answer is not right: `wrong`, `truncated`, `empty`, `malformed`, `checker_failed`."""
-    memory_ids: tuple[str, ...] = ()
-    """Demonstrations that stood in the prompt."""
-    seed: int = 0
-    """Sampling seed."""
 
 
 class Critique(Frozen):

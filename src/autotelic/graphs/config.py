@@ -148,6 +148,8 @@ class Config(Frozen):
     """Rounds in a row without a promotion after which the run ends."""
     human_gate: bool = False
     """Ask a person before a promotion."""
+    plugins: tuple[str, ...] = ()
+    """Python files or modules that are loaded first; what they register can be named here."""
     sandbox: str = "auto"
     """Back end for model-written code."""
     propose: ProposeConfig = ProposeConfig()

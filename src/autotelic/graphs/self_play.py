@@ -240,5 +240,5 @@ class SelfPlay:
         dump_config(self.config, path)
 
 
-_MAY_CHANGE = ("rounds", "seconds", "serving", "human_gate")
+_MAY_CHANGE = ("rounds", "seconds", "patience", "serving", "human_gate", "plugins")
 """What does not change the meaning of what is in the ledger already."""

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import autotelic
 from autotelic.agents import Critic, Curator, Proposer, Solver
+from autotelic.core.plugins import load_source
 from autotelic.core.progress import Progress, Silent
 from autotelic.core.registry import lookup
 from autotelic.core.run_dir import RunDir
@@ -159,6 +160,8 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
     """
     async with AsyncExitStack() as stack:
         run.require_space()
+        for plugin in config.plugins:
+            load_source(plugin)
         ledger = Ledger(run.ledger)
         stack.callback(ledger.close)
         environment = await stack.enter_async_context(open_environment(config.environment, sandbox=config.sandbox))

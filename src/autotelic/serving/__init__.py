@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autotelic.serving.backends import Backend, LiteLLMBackend, LocalBackend, Sampling, ScriptedBackend, Unavailable
-from autotelic.serving.canary import Tolerance, difference, prove, server_logprobs
+from autotelic.serving.canary import Indistinguishable, Tolerance, difference, prove, server_logprobs
 from autotelic.serving.config import ServingConfig
 from autotelic.serving.delivery import DeliveryKind, PolicyServer
 from autotelic.serving.gateway import Counters, Gateway
@@ -16,6 +16,7 @@ __all__ = [
     "Counters",
     "DeliveryKind",
     "Gateway",
+    "Indistinguishable",
     "LiteLLMBackend",
     "LocalBackend",
     "ModelFiles",

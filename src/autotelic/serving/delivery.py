@@ -3,6 +3,10 @@
 New weights are loaded in place, with nobody else talking to the server, and requests go on only when the proof holds.
 A failed delivery leaves the gateway closed: nothing is answered until some policy is proved again. A server that dies
 is started again with the policy that was proved last.
+
+A policy that cannot be told from the one before cannot be proved in place. One that was just trained is refused as
+`Indistinguishable`, and what was served before can be served again; any other (the champion, after such a policy) is
+proved by a fresh process that can hold nothing else.
 """
 
 from __future__ import annotations
@@ -10,14 +14,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from autotelic.core.errors import AutotelicError, DeliveryError, ServingError
 from autotelic.core.hashing import sha256_of_weights
 from autotelic.core.words import DeliveryRecord, PolicyFiles, Proof
+from autotelic.serving._weights import same_weights
 from autotelic.serving.backends import LocalBackend, Unavailable
-from autotelic.serving.canary import Rows, Tolerance, prove, server_logprobs
+from autotelic.serving.canary import Indistinguishable, Rows, Tolerance, difference, prove, server_logprobs
 from autotelic.serving.config import ServingConfig
 from autotelic.serving.gateway import Gateway
 from autotelic.serving.server import MODEL_NAME, VLLMServer
@@ -92,12 +98,13 @@ class PolicyServer:
 
         Args:
             policy: what to serve.
-            kind: why, for the record.
+            kind: why, for the record. `train` says that a policy equal to the one before is news.
             finished_at: Unix time at which training ended: the record's seconds count from there.
 
         Raises:
+            Indistinguishable: `kind` is `train` and the policy cannot be told from the one before. Deliver that one.
             DeliveryError: the proof failed, or the number belongs to other weights. The gateway refuses all requests
-                until a later delivery is proved.
+                until a later delivery is proved, also in the case above.
             ServingError: the server died and could not be brought back.
         """
         begun = finished_at if finished_at is not None else time.time()
@@ -105,7 +112,7 @@ class PolicyServer:
             previous, self._proved = self._proved, None
             try:
                 self._claim(policy)
-                proof = await self._load(policy)
+                proof = await self._load(policy, kind)
             except BaseException as error:
                 what = str(error) if isinstance(error, AutotelicError) else f"The delivery was cut off ({error!r})."
                 self.gateway.block(f"policy-{policy.number} was not delivered, so no policy is served. {what}")
@@ -146,7 +153,7 @@ class PolicyServer:
                 f"{policy.sha256[:16]}. A policy's number is never given to other weights: give the new ones the next."
             )
 
-    async def _load(self, policy: PolicyFiles) -> Proof:
+    async def _load(self, policy: PolicyFiles, kind: DeliveryKind) -> Proof:
         """Get the weights into the server by the shortest way that can be proved."""
         held = self._held
         if held is None:
@@ -155,7 +162,11 @@ class PolicyServer:
             if held.number == policy.number:
                 self._held = None
                 return prove(policy, await self._ask(policy), None, self._tolerance)
-            return await self._swap(policy)
+            return await self._swap(policy, held)
+        except Indistinguishable:
+            if kind == "train":
+                raise
+            return await self._boot(policy)
         except DeliveryError:
             raise
         except (Unavailable, ServingError) as error:
@@ -164,19 +175,64 @@ class PolicyServer:
                 raise _undelivered(policy, error) from error
             return await self._restart(policy)
 
-    async def _swap(self, policy: PolicyFiles) -> Proof:
-        """Replace the weights of the running server."""
-        before, _ = await asyncio.gather(self._ask(policy), _check_hash(policy))
+    async def _swap(self, policy: PolicyFiles, held: PolicyFiles) -> Proof:
+        """Replace the weights of the running server, which holds those of `held`."""
+        same = asyncio.to_thread(same_weights, Path(policy.path), Path(held.path))
+        before, equal, _ = await asyncio.gather(self._ask(policy), same, _check_hash(policy))
+        if equal or policy.sha256 == held.sha256:
+            raise Indistinguishable(
+                f"policy-{policy.number} has the very weights of policy-{held.number}: nothing was learned. "
+                "Go on with that one, or train for longer or with a higher learning rate."
+            )
+        served = await self._replace(policy, policy)
+        try:
+            return prove(policy, served, before, self._tolerance)
+        except Indistinguishable:
+            if difference(served, before)[1] < self._tolerance.change:
+                await self._judge_the_load(policy, before)
+            else:
+                await self._put_back(policy, held, before)
+            raise
+
+    async def _replace(self, weights: PolicyFiles, asked: PolicyFiles) -> Rows:
+        """Load `weights` in place and return what the server then says to the canary of `asked`."""
         post, self._held = self._backend.post, None
         await post("/pause", mode="wait")
         try:
-            await post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": policy.path}})
+            await post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": weights.path}})
             dropped = await post("/reset_prefix_cache")
         finally:
             await post("/resume")
         if not dropped["success"]:
-            raise DeliveryError(f"policy-{policy.number} is not proved: the old policy's prefix cache was not dropped.")
-        return prove(policy, await self._ask(policy), before, self._tolerance)
+            raise DeliveryError(f"policy-{weights.number} is not proved: the old prefix cache was not dropped.")
+        return await self._ask(asked)
+
+    async def _put_back(self, policy: PolicyFiles, held: PolicyFiles, before: Rows) -> None:
+        """Load `held` again, after `policy` moved the server, but not to where that could be proved.
+
+        A server that repeats what it said before the move, and did not say in between, holds what it held. If it does
+        not, or dies, the next delivery starts it anew.
+        """
+        with suppress(Unavailable, ServingError):
+            await _check_hash(held)
+            again = await self._replace(held, policy)
+            if difference(again, before)[1] < self._tolerance.change:
+                self._held = held
+
+    async def _judge_the_load(self, policy: PolicyFiles, before: Rows) -> None:
+        """Find out why a load of other weights changed no answer: ask a fresh process, which has no old ones.
+
+        Raises:
+            DeliveryError: that one answers otherwise, so the load in place did nothing.
+        """
+        await self._boot(policy)
+        fresh, self._held = await self._ask(policy), None
+        if difference(fresh, before)[1] >= self._tolerance.change:
+            raise DeliveryError(
+                f"policy-{policy.number} is not proved: after the load in place the server still holds the old "
+                "weights; started anew on the new ones it answers otherwise. Loading in place does not work with this "
+                "build of vLLM: report it, with the server's log."
+            )
 
     async def _restart(self, policy: PolicyFiles) -> Proof:
         """Start the process anew because it died, a bounded number of times."""

@@ -248,6 +248,8 @@ def server_command(config: ServingConfig, model: Path) -> list[str]:
         flags["--distributed-executor-backend"] = "uni"
         # vLLM 0.32 on a CPU dies ("CPU Generator does not use offset") when a seeded request's prompt is cut in pieces.
         switches.append("--no-enable-chunked-prefill")
+        # The CPU's default of 128 tokens shares hardly any prefix between short prompts.
+        flags["--block-size"] = "32"
         flags["--max-num-batched-tokens"] = str(max(config.max_model_len, 4096))
     line = [config.python or sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     return [*line, *(part for flag in flags.items() for part in flag), *switches, *config.extra_args, "--port"]

@@ -154,9 +154,8 @@ class Ledger:
             if row is None:
                 raise StoreError(f"there is no policy-{number} in the ledger. See: autotelic policies list RUN")
             for old in session.exec(select(PolicyRow).where(PolicyRow.state == PolicyState.CHAMPION.value)):
-                if old.number != number:
-                    old.state = PolicyState.RETIRED.value
-                    session.add(old)
+                old.state = PolicyState.RETIRED.value
+                session.add(old)
             row.state = PolicyState.CHAMPION.value
             session.add(row)
 

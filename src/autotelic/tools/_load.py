@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from autotelic.core.errors import UsageError
+from autotelic.core.plugins import load_source
 from autotelic.core.registry import lookup
-from autotelic.core.words import content_id
 from autotelic.sandbox import Sandbox
 from autotelic.tools._builtin import python_tool
 from autotelic.tools._tool import Tool, as_tool
@@ -35,7 +30,7 @@ def load_tools(spec: str, *, sandbox: Sandbox | None = None) -> list[Tool]:
             raise UsageError("the tool 'python' needs a sandbox. Open one with Sandbox.open() and pass it on.")
         return [python_tool(sandbox)]
     if spec.endswith(".py"):
-        found = [as_tool(thing) for thing in vars(_file(Path(spec))).values() if _is_tool(thing)]
+        found = [as_tool(thing) for thing in vars(load_source(spec)).values() if _is_tool(thing)]
         if not found:
             raise UsageError(f"{spec} holds no tool. Mark a typed function in it with @autotelic.tool.")
     elif ":" in spec:
@@ -55,30 +50,9 @@ def _is_tool(thing: Any) -> bool:
     return isinstance(thing, Tool | BaseTool)
 
 
-def _file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}. Give the path of a Python file with tools.")
-    name = f"autotelic_tools_{content_id(str(path.resolve()))}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec and spec.loader  # holds for every name that ends in .py
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(f"{path} cannot be loaded: {type(error).__name__}: {error}. Mend the file.") from error
-    return module
-
-
 def _attribute(spec: str) -> Any:
     module, _, name = spec.partition(":")
     try:
-        return vars(importlib.import_module(module))[name]
-    except UsageError:
-        raise
+        return vars(load_source(module))[name]
     except KeyError:
-        raise UsageError(f"the module {module} has no {name!r}. Check the part after the colon in {spec!r}.") from None
-    except Exception as error:
-        raise UsageError(f"{spec} cannot be imported: {type(error).__name__}: {error}. Install or mend it.") from error
+        raise UsageError(f"{module} has no {name!r}. Check the part after the colon in {spec!r}.") from None
