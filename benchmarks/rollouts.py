@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/rollouts.py [--tasks 96] [--pairs 4] [--concurrency 32] [--samples 8]
 
 Both talk to one vLLM server on the default model. A block sends every task once; blocks of the two alternate, who is
-first changes with every pair, and the prefix cache is dropped before each. Tasks, seeds and sampling are the same in all
-blocks, so both have the server generate the same tokens. Plain means: the body, the answer's JSON, its texts, no more.
-The graph parses and judges every answer as well, and has every episode in the ledger before it takes the next task.
+first changes with every pair, and the prefix cache is dropped before each. Tasks, seeds and sampling are the same in
+all blocks. Plain means: the body, the answer's JSON, its texts, no more. The graph parses and judges every answer as
+well, and has every episode in the ledger before it takes the next task.
 Prints a table, and as its last line one JSON object.
 """
 
@@ -51,6 +51,8 @@ class Work:
     states: list[SolveState]
     concurrency: int
     texts: dict[str, list[list[str]]] = field(default_factory=lambda: {"graph": [], "httpx": []})
+    cpu: dict[str, list[float]] = field(default_factory=lambda: {"graph": [], "httpx": []})
+    """Seconds that this process (not the server) computed in each block."""
 
     async def each(self, work: Callable[[SolveState], Awaitable[Any]]) -> None:
         """Run `work` over all states, `concurrency` at once."""
@@ -131,8 +133,9 @@ async def measure(work: Work, pairs: int) -> dict[str, list[float]]:
         for name in sorted(sides, reverse=bool(pair % 2)):
             async with httpx.AsyncClient(base_url=process.url, headers=process.headers, trust_env=False) as client:
                 (await client.post("/reset_prefix_cache")).raise_for_status()
-            begun = time.perf_counter()
+            begun, computed = time.perf_counter(), time.process_time()
             await sides[name](work, pair)
+            work.cpu[name].append(time.process_time() - computed)
             rates[name].append(episodes_a_block / (time.perf_counter() - begun))
     return rates
 
@@ -174,9 +177,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         work, rates = asyncio.run(run(model, Path(place), options))
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    print(f"{'way':<8}{'blocks':>8}{'median/s':>10}{'least/s':>10}{'most/s':>10}")
+    cpu = {name: statistics.median(v) * 1000 / (options.tasks * options.samples) for name, v in work.cpu.items()}
+    print(f"{'way':<8}{'blocks':>8}{'median/s':>10}{'least/s':>10}{'most/s':>10}{'client ms each':>16}")
     for name, values in rates.items():
-        print(f"{name:<8}{len(values):>8}{medians[name]:>10.1f}{min(values):>10.1f}{max(values):>10.1f}")
+        line = f"{name:<8}{len(values):>8}{medians[name]:>10.1f}{min(values):>10.1f}{max(values):>10.1f}"
+        print(f"{line}{cpu[name]:>16.2f}")
     same = [
         a == b for ours, theirs in zip(*work.texts.values(), strict=True) for a, b in zip(ours, theirs, strict=True)
     ]
@@ -186,6 +191,7 @@ def main() -> None:
         "graph_episodes_per_second": round(medians["graph"], 1),
         "httpx_episodes_per_second": round(medians["httpx"], 1),
         "compared": "episodes/s through the solve graph, judged and in the ledger, against the same prompts by httpx",
+        "client_ms_per_episode": {name: round(value, 2) for name, value in cpu.items()},
         "equal_answers": round(sum(same) / len(same), 3),
         "episodes_per_block": options.tasks * options.samples,
         "concurrency": options.concurrency,

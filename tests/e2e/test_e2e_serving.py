@@ -20,7 +20,7 @@ import pytest
 from autotelic.core.errors import DeliveryError
 from autotelic.core.hashing import sha256_of_weights
 from autotelic.core.words import DeliveryRecord, Message, PolicyFiles
-from autotelic.serving import PolicyServer, Sampling, ServingConfig, resolve_model
+from autotelic.serving import Indistinguishable, PolicyServer, Sampling, ServingConfig, resolve_model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -116,7 +116,7 @@ def copy(policy: PolicyFiles, to: Path, number: int) -> PolicyFiles:
     return policy.model_copy(update={"number": number, "path": str(to)})
 
 
-async def test_served_guided_and_delivered(server: PolicyServer, policies: list[PolicyFiles]) -> None:
+async def test_served_guided_and_delivered(server: PolicyServer, policies: list[PolicyFiles], tmp_path: Path) -> None:
     records: list[DeliveryRecord] = []
     server.on_record = records.append
     base, candidate, _ = policies
@@ -154,6 +154,16 @@ async def test_served_guided_and_delivered(server: PolicyServer, policies: list[
     [again] = await gateway.complete(ASK, greedy)
     assert again.policy == 0 and again.token_ids == plain.token_ids
     assert [(r.policy, r.kind) for r in records] == [(0, "start"), (1, "train"), (0, "rollback")]
+
+    # Nothing learned: not served, and the server, which was not touched, goes on with what it had.
+    pid = pid_of("openai.api_server")
+    with pytest.raises(Indistinguishable, match="very weights of policy-0"):
+        await server.deliver(copy(base, tmp_path / "twin", 2), kind="train")
+    with pytest.raises(DeliveryError, match="policy-2 was not delivered"):
+        await gateway.complete(ASK, greedy)
+    await server.deliver(base)
+    [again] = await gateway.complete(ASK, greedy)
+    assert again.token_ids == plain.token_ids and pid_of("openai.api_server") == pid
 
 
 async def test_attacks_are_caught(server: PolicyServer, policies: list[PolicyFiles], tmp_path: Path) -> None:

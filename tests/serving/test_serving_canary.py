@@ -69,7 +69,7 @@ def test_one_wild_token_or_many_slightly_off_are_no_agreement(served: tuple[floa
 @given(Numbers)
 def test_a_stale_load_is_never_proved(row: list[float]) -> None:
     held = (tuple(value - 0.05 for value in row),)
-    with pytest.raises(Indistinguishable, match="changed by 0.000000"):
+    with pytest.raises(Indistinguishable, match=r"changed by 0\.000000"):
         prove(policy(tuple(row)), held, held, NOISE)
 
 

@@ -282,3 +282,19 @@ async def test_stop_ends_everything(bench: Any, descendants: Descendants) -> Non
     assert not bench.server.running and not descendants(os.getpid())
     with pytest.raises(DeliveryError, match="not started"):
         await bench.server.gateway.complete(ASK, Sampling())
+
+
+async def test_requests_in_flight_when_the_server_is_killed_are_answered_and_counted_once(
+    bench: Any, wait_for: Wait, descendants: Descendants
+) -> None:
+    await bench.server.start(bench.policy(0, 1.0))
+    bench.set("hold")
+    asked = [asyncio.create_task(bench.server.gateway.complete(ASK, Sampling(n=2))) for _ in range(4)]
+    await asyncio.to_thread(wait_for, (bench.control / "held").exists)
+    os.kill(next(pid for pid, line in descendants(os.getpid()).items() if "fake_vllm.py" in line[1]), signal.SIGKILL)
+    bench.clear("hold")
+    answers = await asyncio.gather(*asked)
+    assert [len(answer) for answer in answers] == [2] * 4 and {c.policy for found in answers for c in found} == {0}
+    counters = bench.server.gateway.counters
+    assert (counters.calls, counters.prompt_tokens, counters.completion_tokens) == (4, 4 * 7, 4 * 2 * 3)
+    assert [(r.policy, r.kind) for r in bench.records] == [(0, "start"), (0, "recover")] and counters.retries >= 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from autotelic.graphs.learning import deliver, train
 from autotelic.memory import CachedEmbedder, DemonstrationMemory
 from autotelic.sandbox import Sandbox
 from autotelic.serving import Gateway, LiteLLMBackend, PolicyServer, ServingConfig, resolve_model
-from autotelic.store import DeliveryRow, ExampleRow, GateRow, Ledger, PolicyRow, RunRow, SuiteRow
+from autotelic.store import DeliveryRow, ExampleRow, GateRow, Ledger, NodeRow, PolicyRow, RunRow, SuiteRow
 from autotelic.tools import Tool, load_tools
 from autotelic.training import Trainer, read_policy
 
@@ -91,8 +91,13 @@ async def evaluate_policy(
     }
 
 
-async def train_candidate(run: Path, round: int | None, *, progress: Progress) -> dict[str, Any]:
+async def train_candidate(
+    run: Path, round: int | None, *, progress: Progress, approve: bool | None = None
+) -> dict[str, Any]:
     """Train one more candidate from the champion on a round's curated rows; prove, measure and gate it as a new round.
+
+    A round that was begun so and cut off is finished first. With a human gate and no answer, what comes back has
+    `waiting`, the question; the same call with an answer goes on from there.
 
     Raises:
         UsageError: the run has not ended, or the round has no curated data.
@@ -100,22 +105,54 @@ async def train_candidate(run: Path, round: int | None, *, progress: Progress) -
     async with _session(run, progress) as s:
         if not _finished(s.ledger):
             raise UsageError(f"the run {run} has not ended. Finish it first: autotelic self-play CONFIG --run {run}")
-        have = sorted(set(s.ledger.column(ExampleRow, "round")))
-        source = have[-1] if round is None and have else round
-        if source not in have:
-            raise UsageError(f"round {source} has no curated data. Rounds that have: {have or 'none'}.")
-        new, champion = _last_round(s.ledger) + 1, s.ledger.champion().number
-        rows = s.ledger.rows(ExampleRow, round=source, order="position")
-        s.ledger.add(ExampleRow(**{**row.model_dump(), "round": new}) for row in rows)
-        s.round = new
+        new = s.round = _cut_off(s.ledger) or _copy_examples(s.ledger, round)
+        champion = s.ledger.champion().number
         await fresh_suite(s, new)
         made = await train(s, new, champion)
-        await deliver(s, made["candidate"], made["finished_at"])
-        await evaluate(s, new, champion, made["candidate"])
-        await gate(s, new, champion, made["candidate"])
+        delivered = await deliver(s, made["candidate"], made["finished_at"])
+        s.note("deliver", delivered)
+        if "unchanged" not in delivered:
+            await evaluate(s, new, champion, made["candidate"])
+        try:
+            await gate(s, new, champion, made["candidate"], _answer(approve))
+        except _Waiting as waiting:
+            return {"round": new, "waiting": waiting.question}
         decided = s.ledger.get(GateRow, new)
     assert decided is not None, "the gate writes its row"
-    return {"round": new, "from": source, **decided.model_dump(include={"candidate", "promoted", "reasons"})}
+    return {"round": new, **decided.model_dump(include={"candidate", "promoted", "reasons"})}
+
+
+def _cut_off(ledger: Ledger) -> int | None:
+    """The round of an earlier `train_candidate` that did not come to its end."""
+    begun = set(ledger.column(ExampleRow, "round")) - set(ledger.column(NodeRow, "round", node="curate"))
+    return max(begun - set(ledger.column(GateRow, "round")), default=None)
+
+
+def _copy_examples(ledger: Ledger, round: int | None) -> int:
+    """Make the curated rows of a round those of a new one, and return its number."""
+    have = sorted(set(ledger.column(ExampleRow, "round")))
+    source = have[-1] if round is None and have else round
+    if source not in have:
+        raise UsageError(f"round {source} has no curated data. Rounds that have: {have or 'none'}.")
+    new = _last_round(ledger) + 1
+    rows = ledger.rows(ExampleRow, round=source, order="position")
+    ledger.add(ExampleRow(**{**row.model_dump(), "round": new}) for row in rows)
+    return new
+
+
+class _Waiting(Exception):
+    def __init__(self, question: dict[str, Any]) -> None:
+        super().__init__(question)
+        self.question = question
+
+
+def _answer(approve: bool | None) -> Callable[[dict[str, Any]], bool]:
+    def ask(question: dict[str, Any]) -> bool:
+        if approve is None:
+            raise _Waiting(question)
+        return approve
+
+    return ask
 
 
 def describe_policies(run: Path) -> list[dict[str, Any]]:

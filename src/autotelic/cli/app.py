@@ -119,6 +119,9 @@ def evaluate(
 def train(
     run: RunArgument,
     round: Annotated[int | None, typer.Option(help="Round whose curated data is used; else the newest.")] = None,
+    approve: Annotated[
+        bool | None, typer.Option("--approve/--refuse", help="A person's answer, where the run wants one.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train one more candidate from the champion of a finished run; it is proved and measured, the gate decides."""
@@ -126,7 +129,10 @@ def train(
     from autotelic.cli.bars import Bars
 
     with Bars() as bars:
-        found = asyncio.run(train_candidate(run, round, progress=bars))
+        found = asyncio.run(train_candidate(run, round, progress=bars, approve=approve))
+    if "waiting" in found:
+        _show(found, as_json, f"waiting for a person: {found['waiting']}")
+        raise typer.Exit(3)
     verdict = "promoted" if found["promoted"] else "not promoted"
     _show(found, as_json, "\n".join([f"policy-{found['candidate']}: {verdict}", *found["reasons"]]))
 

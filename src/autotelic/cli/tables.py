@@ -45,9 +45,15 @@ def _rounds(report: Json) -> Table:
             str(row["funnel"].get("kept", 0)),
             "-" if delivery is None else f"{delivery:.2f} s",
             f"{sum(row['seconds'].values()) / 60:.1f}",
-            f"[green]policy-{row['candidate']} promoted[/]" if row["promoted"] else "[yellow]not promoted[/]",
+            _verdict(row),
         )
     return table
+
+
+def _verdict(row: Json) -> str:
+    if row["promoted"]:
+        return f"[green]policy-{row['candidate']} promoted[/]"
+    return "-" if row["candidate"] is None else f"[yellow]policy-{row['candidate']} not promoted[/]"
 
 
 def _families(report: Json) -> Table:

@@ -16,7 +16,7 @@ from autotelic.memory import Query
 from autotelic.serving import Sampling
 from autotelic.store import CritiqueRow, EpisodeRow, ExampleRow, ProposalRow, SuiteRow, TaskRow
 
-__all__ = ["balanced_sample", "critique", "messages_of", "propose", "recall", "solve"]
+__all__ = ["balanced_sample", "critique", "messages_of", "met_tasks", "propose", "recall", "solve"]
 
 
 async def propose(s: Session, round: int, champion: int) -> dict[str, Any]:
@@ -26,8 +26,7 @@ async def propose(s: Session, round: int, champion: int) -> dict[str, Any]:
     done = set(s.ledger.column(ProposalRow, "id", round=round))
     explored = int(settings.tasks * settings.explore)
     free = s.environment.tasks(max(1, explored), s.seed("explore", round))
-    taken = set(s.ledger.column(SuiteRow, "task_id")) | set(s.ledger.column(TaskRow, "id", origin=Origin.REAL.value))
-    known = taken | set(s.ledger.column(ProposalRow, "task_id"))
+    known = met_tasks(s)
     groups = [range(i, min(i + settings.group, settings.tasks)) for i in range(0, settings.tasks, settings.group)]
     open_groups = [g for g in groups if any(_proposal_id(round, i) not in done for i in g)]
     examples = [e.completion for e in s.ledger.rows(ExampleRow, role="proposer", order=["round", "position"])]
@@ -48,12 +47,17 @@ async def propose(s: Session, round: int, champion: int) -> dict[str, Any]:
             row.policy, row.messages = champion, as_dicts(draft.messages if draft else s.proposer.messages())
             rows.append(row)
             tasks += [task] if task else []
-        s.ledger.add_tasks(tasks)
-        s.ledger.add(rows)
+        s.ledger.add([*(TaskRow(**task.model_dump(mode="json")) for task in tasks), *rows])
 
     await s.each("propose", open_groups, write, done=len(groups) - len(open_groups))
     rows = s.ledger.rows(ProposalRow, round=round)
     return {"proposals": len(rows), "valid": sum(r.task_id is not None for r in rows)}
+
+
+def met_tasks(s: Session) -> set[str]:
+    """Return the ids of all tasks that stand for something in the run: in a suite, in the real set, or proposed."""
+    suites, real = s.ledger.column(SuiteRow, "task_id"), s.ledger.column(TaskRow, "id", origin=Origin.REAL.value)
+    return {*suites, *real, *s.ledger.column(ProposalRow, "task_id", reason="ok")}
 
 
 def _shown(rng: random.Random, examples: list[str], free: list[Task], s: Session, n: int) -> list[str]:
@@ -104,9 +108,9 @@ async def solve(s: Session, round: int, champion: int) -> dict[str, Any]:
     proposals = s.ledger.rows(ProposalRow, round=round, reason="ok", order="index")
     tasks = s.ledger.tasks(str(p.task_id) for p in proposals)
     settings = s.config.solve
-    bare = settings.bare_samples if champion > 0 else 0
+    bare = int(settings.samples * settings.bare) if champion > 0 else 0
     done = set(s.ledger.column(EpisodeRow, "id", round=round))
-    kinds = [(True, settings.samples), (False, bare)]
+    kinds = [(True, settings.samples - bare), (False, bare)]
     wanted = [(task, helped, n) for task in tasks.values() for helped, n in kinds if n]
     todo = [(t, h, n) for t, h, n in wanted if _episode_id(round, t.id, h, n - 1) not in done]
     demonstrations = await recall(s, [t for t, helped, _ in todo if helped], round)

@@ -46,10 +46,11 @@ class ProposeConfig(Frozen):
 class SolveConfig(Frozen):
     """Rollouts."""
 
-    samples: int = Field(default=8, ge=1)
-    """Attempts at each task with the memory's help."""
-    bare_samples: int = Field(default=0, ge=0)
-    """Attempts at each task without any help, beside those with it (from the second round on)."""
+    samples: int = Field(default=8, ge=2)
+    """Attempts at each task."""
+    bare: float = Field(default=0.75, ge=0, le=1)
+    """Share of the attempts that gets no help from memory, once a trained policy is champion. Such a policy has learned
+    to answer without help, and its prompts are short."""
     temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature."""
     max_tokens: int = Field(default=24, ge=1)
@@ -191,11 +192,6 @@ class Config(Frozen):
             raise ValueError(
                 f"curate.replay ({self.curate.replay:g}) and curate.real ({self.curate.real:g}) leave no room for new "
                 "rows: make their sum less than 1."
-            )
-        if self.solve.samples < 2:
-            raise ValueError(
-                f"solve.samples ({self.solve.samples}) is too small for a solve rate strictly between 0 and 1: "
-                "set solve.samples to 2 or more."
             )
         if self.gate.min_tasks > self.evaluate.fresh:
             raise ValueError(

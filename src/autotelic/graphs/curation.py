@@ -54,6 +54,7 @@ async def curate(s: Session, round: int, champion: int) -> dict[str, Any]:
         fates = _Fates(candidates, round)
         kept = fates.apply(_gates(s, round, clean))
         kept, detail = await _reviewed(s, round, champion, kept, fates)
+        s.note("curate", detail)
         s.ledger.add([*fates.rows(), *_examples(s, round, kept, clean)])
     await s.memory.add(_demonstrations(episodes, tasks, clean, round))
     origins = s.ledger.rows(ExampleRow, round=round)

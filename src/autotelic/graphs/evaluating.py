@@ -7,6 +7,7 @@ twice, a champion's figures on the frozen suite are reused, and every number in 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from langgraph.types import interrupt
@@ -15,7 +16,7 @@ from autotelic.agents import Attempt
 from autotelic.core.errors import EnvironmentFailure
 from autotelic.core.words import Origin, PolicyState, SuiteName, Task
 from autotelic.evaluation import Decision, compare_policies, decide, full_marks, self_test
-from autotelic.graphs.acquire import recall
+from autotelic.graphs.acquire import met_tasks, recall
 from autotelic.graphs.session import Session
 from autotelic.graphs.solve import SolveState, build_solve
 from autotelic.memory import Demonstration
@@ -44,7 +45,7 @@ def _draw(s: Session, suite: SuiteName, n: int, round: int = 0) -> None:
     """Draw a suite of `n` tasks that the run has not met: in no other suite, not proposed, not in the real set."""
     if s.ledger.count(SuiteRow, suite=suite, round=round):
         return
-    met = set(s.ledger.column(TaskRow, "id"))
+    met = met_tasks(s)
     want = n
     while True:
         drawn = s.environment.tasks(want, s.seed("suite", suite, round))
@@ -78,7 +79,7 @@ def _real_set(s: Session) -> list[Task]:
     rows = s.ledger.rows(TaskRow, origin=Origin.REAL.value, order="id")
     if rows:
         return list(s.ledger.tasks(r.id for r in rows).values())
-    met = set(s.ledger.column(TaskRow, "id"))
+    met = met_tasks(s)
     n = s.config.memory.real * len(s.environment.families)
     drawn = s.environment.tasks(3 * n, s.seed("real")) if n else []
     usable = [t for t in drawn if t.id not in met and t.answer is not None]
@@ -162,7 +163,7 @@ def _row(key: dict[str, Any], task: Task, attempt: Attempt) -> EvaluationRow:
 
 async def evaluate(s: Session, round: int, champion: int, candidate: int) -> dict[str, Any]:
     """Candidate and champion on the same suites, and the 2x2 of weights and memory."""
-    s.ledger.add_suite("regression", _past_failures(s, round), round=round)
+    s.ledger.add_suite("regression", _past_failures(s, round, champion), round=round)
     await self_test(s.environment, s.ledger.suite("fresh", round=round))
     for policy in (candidate, champion):
         await answer_suite(s, "fresh", round, policy)
@@ -174,26 +175,35 @@ async def evaluate(s: Session, round: int, champion: int, candidate: int) -> dic
     return {}
 
 
-def _past_failures(s: Session, round: int) -> list[Task]:
-    """Tasks of earlier fresh suites that one policy solved and another failed, newest first."""
+def _past_failures(s: Session, round: int, champion: int) -> list[Task]:
+    """Tasks of earlier fresh suites that one policy failed and another solved, newest first.
+
+    The champion's own answers do not count: chosen by them it would start at 100%, and every candidate would seem to fall.
+    """
     chosen: dict[str, None] = {}
     for earlier in range(round - 1, 0, -1):
         scores: dict[str, set[float | None]] = {}
         for row in s.ledger.rows(EvaluationRow, suite="fresh", round=earlier, memory=False, order="task_id"):
-            scores.setdefault(row.task_id, set()).add(row.score)
+            if row.policy != champion:
+                scores.setdefault(row.task_id, set()).add(row.score)
         chosen |= {task: None for task, seen in scores.items() if {0.0, 1.0} <= seen}
     ids = list(chosen)[: s.config.evaluate.regression]
     known = s.ledger.tasks(ids)
     return [known[i] for i in ids]
 
 
-async def gate(s: Session, round: int, champion: int, candidate: int) -> dict[str, Any]:
-    """Decide, write the decision, and see to it that the server answers with whoever is champion now."""
+async def gate(
+    s: Session, round: int, champion: int, candidate: int, ask: Callable[[dict[str, Any]], Any] = interrupt
+) -> dict[str, Any]:
+    """Decide, write the decision, and see to it that the server answers with whoever is champion now.
+
+    `ask` puts the question of a promotion to a person, if the config wants that; only `True` is a yes.
+    """
     row = s.ledger.get(GateRow, round)
     if row is None:
         decision, evidence = await _decide(s, round, champion, candidate)
         if decision.promote and s.config.human_gate:
-            answer = interrupt({"ask": f"promote policy-{candidate}?", "reasons": list(decision.reasons)})
+            answer = ask({"ask": f"promote policy-{candidate}?", "reasons": list(decision.reasons)})
             if answer is not True:
                 decision = Decision(promote=False, reasons=("a person refused the promotion", *decision.reasons))
         row = GateRow(
@@ -222,6 +232,8 @@ def _reject(s: Session, number: int) -> None:
 
 
 async def _decide(s: Session, round: int, champion: int, candidate: int) -> tuple[Decision, dict[str, Any]]:
+    if unchanged := s.ledger.node(round, "deliver").detail.get("unchanged"):
+        return Decision(promote=False, reasons=(unchanged,)), {}
     confidence = s.config.gate.confidence
     found = {
         suite: compare_policies(s.ledger, suite, of, champion, candidate, confidence=confidence)

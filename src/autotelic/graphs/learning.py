@@ -13,6 +13,7 @@ from typing import Any
 from autotelic.core.words import PolicyState, Role, TrainingExample
 from autotelic.graphs.acquire import messages_of
 from autotelic.graphs.session import Session
+from autotelic.serving import Indistinguishable
 from autotelic.store import ExampleRow, PolicyRow
 from autotelic.training import TrainingJob, TrainingStep
 
@@ -60,13 +61,20 @@ async def train(s: Session, round: int, champion: int) -> dict[str, Any]:
 
 
 async def deliver(s: Session, candidate: int | None, finished_at: float | None) -> dict[str, Any]:
-    """Load the candidate into the server and prove it; how long that took since training ended is in the ledger."""
+    """Load the candidate into the server and prove it; how long that took since training ended is in the ledger.
+
+    A candidate that cannot be told from the champion is reported as `unchanged`, with the reason.
+    """
     if candidate is None:
         return {}
-    if finished_at is None:
-        await s.serve(candidate)
-    else:
-        await s.serve(candidate, "train", finished_at=finished_at)
+    try:
+        if finished_at is None:
+            await s.serve(candidate)
+        else:
+            await s.serve(candidate, "train", finished_at=finished_at)
+    except Indistinguishable as error:
+        # No failure of the server's: the gate refuses the candidate and has the champion served again.
+        return {"policy": candidate, "unchanged": str(error)}
     return {"policy": candidate}
 
 

@@ -60,8 +60,8 @@ def build_self_play(s: Session) -> StateGraph[RoundState, None, RoundState, Roun
     """Wire the loop over a session; the caller compiles it with a checkpointer.
 
     Returns:
-        The uncompiled graph. Its edges: too little curated data skips `train`, `deliver` and `evaluate`; an alarm, a
-        budget or the last round ends the run.
+        The uncompiled graph. Its edges: too little curated data skips `train`, `deliver` and `evaluate`; a candidate
+        that learned nothing skips `evaluate`; an alarm, a budget or the last round ends the run.
     """
     graph: StateGraph[RoundState, None, RoundState, RoundState] = StateGraph(RoundState)
 
@@ -70,7 +70,7 @@ def build_self_play(s: Session) -> StateGraph[RoundState, None, RoundState, Roun
             s.round = state.get("round", 0)
             async with s.node(name) as row:
                 found = await work(state)
-                row.detail = {k: v for k, v in found.items() if k not in keys}
+                row.detail = {**row.detail, **{k: v for k, v in found.items() if k not in keys}}
             return {k: found[k] for k in keys if k in found}
 
         graph.add_node(name, node)
@@ -100,11 +100,13 @@ def build_self_play(s: Session) -> StateGraph[RoundState, None, RoundState, Roun
     add("deliver", lambda state: learning.deliver(s, state["candidate"], state.get("finished_at")))
     add("evaluate", lambda state: evaluating.evaluate(s, state["round"], state["champion"], _number(state)))
     add("gate", gate, "round", "champion", "candidate", "finished_at", "stop")
-    add("finish", lambda state: evaluating.finish(s, state["champion"]))
+    # From the ledger here too: the claim of the report is about the champion that is there at the end.
+    add("finish", lambda _: evaluating.finish(s, s.ledger.champion().number))
 
     for here, there in _EDGES:
         graph.add_edge(here, there)
     graph.add_conditional_edges("curate", lambda state: _enough(s, state["round"]), ["train", "gate"])
+    graph.add_conditional_edges("deliver", lambda state: _changed(s, state["round"]), ["evaluate", "gate"])
     graph.add_conditional_edges("gate", _after_gate, ["propose", "finish"])
     return graph
 
@@ -116,7 +118,6 @@ _EDGES = (
     ("solve", "critique"),
     ("critique", "curate"),
     ("train", "deliver"),
-    ("deliver", "evaluate"),
     ("evaluate", "gate"),
     ("finish", END),
 )
@@ -135,6 +136,10 @@ def _after_gate(state: RoundState) -> str:
 def _enough(s: Session, round: int) -> str:
     new = s.ledger.node(round, "curate").detail.get("new", 0)
     return "train" if new >= s.config.curate.min_examples else "gate"
+
+
+def _changed(s: Session, round: int) -> str:
+    return "gate" if "unchanged" in s.ledger.node(round, "deliver").detail else "evaluate"
 
 
 def _next(s: Session, round: int, alarm: str | None) -> dict[str, Any]:
@@ -174,6 +179,7 @@ class SelfPlay:
         self.config = config
         self.run_dir = RunDir(Path(run))
         self.progress: Progress = progress or Silent()
+        self._longer = False
 
     async def run(self, answer: bool | None = None) -> Outcome:
         """Run to the end, from wherever the run is.
@@ -205,6 +211,13 @@ class SelfPlay:
             graph = build_self_play(session).compile(checkpointer=saver)
             thread: Any = {"configurable": {"thread_id": THREAD}, "recursion_limit": 20 * self.config.rounds + 20}
             before = await graph.aget_state(thread)
+            if before.values and not before.next and self._longer:
+                raise UsageError(
+                    f"the run {self.run_dir.root} has ended and its sealed suite is open, so it gets no more rounds. "
+                    f"Start another one from its champion: model={session.policy(session.ledger.champion().number).path}"
+                )
+            # Not before: a config that the session cannot be opened with binds nobody.
+            dump_config(self.config, self.run_dir.config)
             start: Any = None if before.next else RoundState(round=0)
             if before.interrupts and answer is not None:
                 start = Command(resume=answer)
@@ -228,17 +241,17 @@ class SelfPlay:
     def _same_config(self) -> None:
         path = self.run_dir.config
         if not path.exists():
-            dump_config(self.config, path)
             return
-        old, new = load_config(Config, path).model_dump(), self.config.model_dump()
+        old, new = (c.model_dump(mode="json") for c in (load_config(Config, path), self.config))
         changed = sorted(k for k in old if old[k] != new[k] and k not in _MAY_CHANGE)
+        self._longer = any(old[k] != new[k] for k in _BUDGET)
         if changed:
             raise UsageError(
                 f"{self.run_dir.root} holds a run with another config (different: {', '.join(changed)}). Go on with "
                 f"{path}, or choose another directory with RUN."
             )
-        dump_config(self.config, path)
 
 
-_MAY_CHANGE = ("rounds", "seconds", "patience", "serving", "human_gate", "plugins")
+_BUDGET = ("rounds", "seconds", "patience")
+_MAY_CHANGE = (*_BUDGET, "serving", "human_gate", "plugins")
 """What does not change the meaning of what is in the ledger already."""

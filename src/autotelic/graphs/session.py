@@ -10,9 +10,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+
+from langchain_core.runnables.config import var_child_runnable_config
 
 import autotelic
 from autotelic.agents import Critic, Curator, Proposer, Solver
@@ -124,11 +127,17 @@ class Session:
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self.config.solve.concurrency, len(items))):
-                    group.create_task(pull())
+                    group.create_task(pull(), context=_outside_the_graph())
         except* Exception as failures:
             raise _first(failures) from failures
         finally:
             self.progress.stop(name)
+
+    def note(self, name: str, detail: dict[str, Any]) -> None:
+        """Write down what a node will report, before a step after which it could not find it out again."""
+        row = self.ledger.node(self.round, name)
+        row.detail = {**row.detail, **detail}
+        self.ledger.put(row)
 
     @asynccontextmanager
     async def node(self, name: str) -> AsyncIterator[NodeRow]:
@@ -143,6 +152,16 @@ class Session:
         finally:
             row.seconds = before + time.monotonic() - started
             self.ledger.put(row)
+
+
+def _outside_the_graph() -> Context:
+    """A context in which a graph is run for itself.
+
+    Seen as a part of the node that runs it, its every step would be written into the session's checkpoints.
+    """
+    context = copy_context()
+    context.run(var_child_runnable_config.set, None)
+    return context
 
 
 def _first(failures: BaseExceptionGroup[Exception]) -> BaseException:

@@ -1,0 +1,124 @@
+"""What the loop learns from: nothing of the suites, nothing of the help that was given, and the past in its share."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.graphs.simulated import right_answer, small
+
+from autotelic.core.words import Role
+from autotelic.environments import solved
+from autotelic.graphs import Outcome, Session, acquire
+from autotelic.store import CurationRow, EpisodeRow, ExampleRow, Ledger, ProposalRow, SuiteRow
+
+CONFIG = small()
+
+
+@pytest.fixture(scope="module")
+def ledger(finished: Path) -> Iterator[Ledger]:
+    made = Ledger(finished / "ledger.sqlite")
+    yield made
+    made.close()
+
+
+def remembered(run: Path) -> list[dict[str, Any]]:
+    """The demonstrations in a run's memory."""
+    db = sqlite3.connect(f"file:{run / 'memory' / 'demonstrations.sqlite'}?mode=ro", uri=True)
+    rows = [json.loads(body) for (body,) in db.execute("SELECT body FROM demonstrations ORDER BY round, id")]
+    db.close()
+    return rows
+
+
+def test_examples_are_right_and_hold_no_help(ledger: Ledger) -> None:
+    rows = ledger.rows(ExampleRow)
+    assert {row.origin for row in rows} == {"new", "replay", "real"}
+    for row in rows:
+        assert [m["role"] for m in row.messages] == ["system", "user"]
+        if row.role == Role.SOLVER.value:
+            assert row.messages[1]["content"] == row.question and row.completion == right_answer(row.question)
+    helped = {e.id: e for e in ledger.rows(EpisodeRow) if e.memory_ids}
+    assert helped and all(len(e.messages) == 2 + 2 * len(e.memory_ids) for e in helped.values())
+    assert any(row.source in helped for row in rows), "what was solved with help is learned without it"
+
+
+def test_replay_and_real_rows_have_their_shares(ledger: Ledger) -> None:
+    def sizes(round: int) -> dict[str, int]:
+        return {origin: ledger.count(ExampleRow, round=round, origin=origin) for origin in ("new", "replay", "real")}
+
+    share, real = CONFIG.curate.replay, CONFIG.curate.real
+    first, second = sizes(1), sizes(2)
+    assert (first["replay"], first["real"]) == (0, round(first["new"] * real / (1 - real)))
+    rest = 1 - share - real
+    assert second["replay"] == round(second["new"] * share / rest) > 0
+    assert second["real"] == round(second["new"] * real / rest) > 0
+    before = set(ledger.column(ExampleRow, "id", round=1, origin="new"))
+    assert set(ledger.column(ExampleRow, "id", round=2, origin="replay")) <= before
+
+
+def test_every_item_has_one_fate_with_a_reason(ledger: Ledger) -> None:
+    for row in ledger.rows(CurationRow):
+        assert row.kept == (row.reason == "kept") and bool(row.detail) == (not row.kept)
+        if row.kept:
+            assert ledger.get(ExampleRow, row.round, row.example_id) is not None
+    scores = {e.id: e.score for e in ledger.rows(EpisodeRow)}
+    assert all(solved(scores[r.item_id]) for r in ledger.rows(CurationRow, kept=True, role="solver"))
+
+
+def test_memory_has_what_was_solved_and_is_asked_only_about_the_past(ledger: Ledger, finished: Path) -> None:
+    rounds = {row["id"]: row["round"] for row in remembered(finished)}
+    real = CONFIG.memory.real * 4
+    assert sorted(rounds.values()).count(0) == real
+    for number in (1, 2):
+        episodes = ledger.rows(EpisodeRow, round=number)
+        right = {e.task_id for e in episodes if solved(e.score)}
+        suite = {r.item_id for r in ledger.rows(CurationRow, round=number) if r.reason.startswith("suite_")}
+        barred = {e.task_id for e in episodes if e.id in suite}
+        known = {row["task_id"] for row in remembered(finished) if row["round"] == number}
+        assert right - barred <= known <= right
+        shown = {i for e in episodes for i in e.memory_ids}
+        assert shown and all(rounds[i] < number for i in shown)
+    assert any(rounds[i] == 1 for e in ledger.rows(EpisodeRow, round=2) for i in e.memory_ids)
+
+
+def test_bare_attempts_get_no_help(ledger: Ledger) -> None:
+    bare = [e for e in ledger.rows(EpisodeRow, round=2) if "/bare/" in e.id]
+    assert bare and all(e.messages == e.bare_messages and not e.memory_ids for e in bare)
+
+
+def test_a_suite_task_that_was_proposed_is_never_learned_nor_shown(
+    play: Callable[..., tuple[Outcome, Ledger]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    critique = acquire.critique
+    leaked: list[str] = []
+
+    async def leak(s: Session, round: int, champion: int) -> Any:
+        if round == 1 and not leaked:
+            rates: dict[str, list[bool]] = {}
+            for e in s.ledger.rows(EpisodeRow, round=1, order="id"):
+                rates.setdefault(e.task_id, []).append(solved(e.score))
+            leaked.append(next(task for task, found in sorted(rates.items()) if 0 < sum(found) < len(found)))
+            s.ledger.add([SuiteRow(suite="regression", round=99, index=0, task_id=leaked[0])])
+        return await critique(s, round, champion)
+
+    monkeypatch.setattr(acquire, "critique", leak)
+    _, ledger = play(CONFIG)
+    [task] = leaked
+    right = [e.id for e in ledger.rows(EpisodeRow, task_id=task) if solved(e.score)]
+    fates = {row.item_id: row.reason for row in ledger.rows(CurationRow, item_id=right)}
+    assert fates == dict.fromkeys(right, "suite_task")
+    proposal = ledger.rows(ProposalRow, task_id=task)[0].id
+    assert ledger.rows(CurationRow, item_id=proposal)[0].reason == "suite_task"
+    assert not ledger.count(ExampleRow, task_id=task)
+    assert task not in {row["task_id"] for row in remembered(tmp_path / "run")}
+
+
+def test_what_the_run_has_met_is_not_proposed_again(ledger: Ledger) -> None:
+    proposed = ledger.column(ProposalRow, "task_id", reason="ok")
+    assert not set(proposed) & set(ledger.column(SuiteRow, "task_id"))
+    suites: list[str] = ledger.column(SuiteRow, "task_id", suite=["fresh", "frozen", "sealed"])
+    assert len(suites) == len(set(suites)), "no task is in two suites but for past failures"

@@ -1,0 +1,57 @@
+"""kill -9 at every node, before, amid and after its writes: the ledger in the end is that of an undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.graphs.simulated import snapshot
+
+from autotelic.store import Ledger, NodeRow, RunRow
+
+DRIVER = Path(__file__).with_name("driver.py")
+ROOT = Path(__file__).parents[2]
+NODES = ["propose", "solve", "critique", "curate", "train", "deliver", "evaluate", "gate"]
+
+POINTS: list[tuple[int, str, int | str]] = [
+    *[(0, "prepare", moment) for moment in (0, 1, 2, 3, 5, "done")],
+    *[(1, node, moment) for node in NODES for moment in (1, "done")],
+    *[(1, node, moment) for node in ("train", "curate", "gate") for moment in (0, "end")],
+    *[(1, node, 2) for node in ("propose", "solve", "curate", "evaluate", "gate")],
+    *[(2, node, "end") for node in NODES],
+    *[(3, "finish", moment) for moment in (1, "end", "done")],
+]
+
+
+def test_killed_at_every_node_the_ledger_is_the_same(finished: Path, model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "killed"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
+    command = [sys.executable, str(DRIVER), str(run), str(model), json.dumps(POINTS)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+
+    deaths = [tuple(json.loads(line)) for line in run.with_suffix(".deaths").read_text().splitlines()]
+    assert sorted(map(str, deaths)) == sorted(map(str, POINTS)), "it died once at each point"
+
+    undisturbed, disturbed = snapshot(finished / "ledger.sqlite"), snapshot(run / "ledger.sqlite")
+    assert disturbed.keys() == undisturbed.keys()
+    for table, rows in undisturbed.items():
+        assert disturbed[table] == rows, table
+
+    ledger = Ledger(run / "ledger.sqlite")
+    attempts = {(row.round, row.node): row.attempts for row in ledger.rows(NodeRow)}
+    per_node: dict[Any, int] = {}
+    for round, node, _ in deaths:
+        per_node[round, node] = per_node.get((round, node), 0) + 1
+    assert attempts == {key: per_node.get(key, 0) + 1 for key in attempts}
+    assert ledger.rows(RunRow)[0].finished_at is not None
+    ledger.close()
+
+    killed, smooth = (json.loads((root / "report.json").read_text()) for root in (run, finished))
+    for key in ("base", "champion", "total", "families"):
+        assert killed[key] == smooth[key]
+    assert [r["fresh"] for r in killed["rounds"]] == [r["fresh"] for r in smooth["rounds"]]
