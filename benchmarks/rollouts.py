@@ -29,7 +29,7 @@ from autotelic.agents import Solver
 from autotelic.core.seeds import derive
 from autotelic.core.words import PolicyFiles, Task
 from autotelic.environments import Environment, make_environment
-from autotelic.graphs.acquire import _episodes as episodes
+from autotelic.graphs.acquire import episodes
 from autotelic.graphs.solve import SolveState, build_solve
 from autotelic.serving import ModelFiles, PolicyServer, Sampling, ServingConfig, resolve_model
 from autotelic.store import EpisodeRow, Ledger

@@ -14,6 +14,7 @@ from tests.graphs.simulated import right_answer, small
 from autotelic.core.words import Role
 from autotelic.environments import solved
 from autotelic.graphs import Outcome, Session, acquire
+from autotelic.memory import DemonstrationMemory
 from autotelic.store import CurationRow, EpisodeRow, ExampleRow, Ledger, ProposalRow, SuiteRow
 
 CONFIG = small()
@@ -83,6 +84,21 @@ def test_memory_has_what_was_solved_and_is_asked_only_about_the_past(ledger: Led
         shown = {i for e in episodes for i in e.memory_ids}
         assert shown and all(rounds[i] < number for i in shown)
     assert any(rounds[i] == 1 for e in ledger.rows(EpisodeRow, round=2) for i in e.memory_ids)
+
+
+def test_memory_is_asked_as_of_the_round(
+    play: Callable[..., tuple[Outcome, Ledger]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retrieve = DemonstrationMemory.retrieve
+    asked: list[int | None] = []
+
+    async def noted(self: DemonstrationMemory, queries: Any, k: int, *, before_round: int | None = None) -> Any:
+        asked.append(before_round)
+        return await retrieve(self, queries, k, before_round=before_round)
+
+    monkeypatch.setattr(DemonstrationMemory, "retrieve", noted)
+    play(CONFIG)
+    assert asked == [1, 1, 1, 2, 2, 2], "the rollouts, and either policy's half of the 2x2"
 
 
 def test_bare_attempts_get_no_help(ledger: Ledger) -> None:

@@ -21,7 +21,9 @@ POINTS: list[tuple[int, str, int | str]] = [
     *[(0, "prepare", moment) for moment in (0, 1, 2, 3, 5, "done")],
     *[(1, node, moment) for node in NODES for moment in (1, "done")],
     *[(1, node, moment) for node in ("train", "curate", "gate") for moment in (0, "end")],
-    *[(1, node, 2) for node in ("propose", "solve", "curate", "evaluate", "gate")],
+    *[(1, node, 2) for node in ("solve", "critique", "curate", "gate")],
+    *[(1, "propose", moment) for moment in (3, 4, 5)],
+    *[(1, "evaluate", moment) for moment in (4, 9)],
     *[(2, node, "end") for node in NODES],
     *[(3, "finish", moment) for moment in (1, "end", "done")],
 ]
@@ -55,3 +57,4 @@ def test_killed_at_every_node_the_ledger_is_the_same(finished: Path, model: Path
     for key in ("base", "champion", "total", "families"):
         assert killed[key] == smooth[key]
     assert [r["fresh"] for r in killed["rounds"]] == [r["fresh"] for r in smooth["rounds"]]
+    assert all(r["proof"]["to_previous"] > 0 for r in killed["rounds"]), "the proof has both halves after a kill too"

@@ -109,7 +109,7 @@ async def train_candidate(
         champion = s.ledger.champion().number
         await fresh_suite(s, new)
         made = await train(s, new, champion)
-        delivered = await deliver(s, made["candidate"], made["finished_at"])
+        delivered = await deliver(s, champion, made["candidate"], made["finished_at"])
         s.note("deliver", delivered)
         if "unchanged" not in delivered:
             await evaluate(s, new, champion, made["candidate"])

@@ -16,7 +16,7 @@ from autotelic.memory import Query
 from autotelic.serving import Sampling
 from autotelic.store import CritiqueRow, EpisodeRow, ExampleRow, ProposalRow, SuiteRow, TaskRow
 
-__all__ = ["balanced_sample", "critique", "messages_of", "met_tasks", "propose", "recall", "solve"]
+__all__ = ["balanced_sample", "critique", "episodes", "messages_of", "met_tasks", "propose", "recall", "solve"]
 
 
 async def propose(s: Session, round: int, champion: int) -> dict[str, Any]:
@@ -127,7 +127,7 @@ async def solve(s: Session, round: int, champion: int) -> dict[str, Any]:
         given = demonstrations.get(task.id, []) if helped else []
         state: SolveState = {"task": task, "demonstrations": given, "sampling": sampling}
         result = await graph.ainvoke(state)
-        s.ledger.add(_episodes(round, champion, helped, result))
+        s.ledger.add(episodes(round, champion, helped, result))
 
     await s.each("solve", todo, roll_out, done=len(wanted) - len(todo))
     return {"episodes": s.ledger.count(EpisodeRow, round=round)}
@@ -144,7 +144,8 @@ async def recall(s: Session, tasks: list[Task], round: int) -> dict[str, list[tu
     return {t.id: [(d.id, d.question, d.answer) for d in ds] for t, ds in zip(tasks, found, strict=True)}
 
 
-def _episodes(round: int, policy: int, helped: bool, result: SolveState) -> list[EpisodeRow]:
+def episodes(round: int, policy: int, helped: bool, result: SolveState) -> list[EpisodeRow]:
+    """Return the ledger's rows for one finished solve graph, a row for each sample."""
     task, attempts = result["task"], result["attempts"]
     return [
         EpisodeRow(

@@ -60,18 +60,17 @@ async def train(s: Session, round: int, champion: int) -> dict[str, Any]:
     return {"candidate": number, "finished_at": result.finished_at}
 
 
-async def deliver(s: Session, candidate: int | None, finished_at: float | None) -> dict[str, Any]:
+async def deliver(s: Session, champion: int, candidate: int, finished_at: float | None) -> dict[str, Any]:
     """Load the candidate into the server and prove it; how long that took since training ended is in the ledger.
 
     A candidate that cannot be told from the champion is reported as `unchanged`, with the reason.
     """
-    if candidate is None:
-        return {}
+    if not s.server.running:
+        # In a new process: half of the proof is the difference to the champion, and training ended long ago.
+        await s.serve(champion)
+        finished_at = None
     try:
-        if finished_at is None:
-            await s.serve(candidate)
-        else:
-            await s.serve(candidate, "train", finished_at=finished_at)
+        await s.serve(candidate, "train", finished_at=finished_at)
     except Indistinguishable as error:
         # No failure of the server's: the gate refuses the candidate and has the champion served again.
         return {"policy": candidate, "unchanged": str(error)}

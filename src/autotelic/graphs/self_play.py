@@ -97,7 +97,7 @@ def build_self_play(s: Session) -> StateGraph[RoundState, None, RoundState, Roun
     add("critique", lambda state: acquire.critique(s, state["round"], state["champion"]))
     add("curate", lambda state: curate(s, state["round"], state["champion"]))
     add("train", lambda state: learning.train(s, state["round"], state["champion"]), "candidate", "finished_at")
-    add("deliver", lambda state: learning.deliver(s, state["candidate"], state.get("finished_at")))
+    add("deliver", lambda state: learning.deliver(s, state["champion"], _number(state), state.get("finished_at")))
     add("evaluate", lambda state: evaluating.evaluate(s, state["round"], state["champion"], _number(state)))
     add("gate", gate, "round", "champion", "candidate", "finished_at", "stop")
     # From the ledger here too: the claim of the report is about the champion that is there at the end.
