@@ -268,3 +268,11 @@ def test_a_promotion_by_hand_in_between_holds(play: Play) -> None:
     outcome, ledger = play(small(**ASKING), answer=False)
     assert ledger.champion().number == outcome.champion
     assert ledger.count(EvaluationRow, suite="sealed", policy=outcome.champion) == small().evaluate.sealed
+
+
+def test_an_ended_run_gets_no_more_rounds(play: Play, tmp_path: Path) -> None:
+    play(small(**{**BRIEF, "rounds": 1}))
+    for _ in range(2):
+        with pytest.raises(UsageError, match="its sealed suite is open, so it gets no more rounds"):
+            play(small(**{**BRIEF, "rounds": 2}))
+    assert play(small(**{**BRIEF, "rounds": 1}))[0].stop == "rounds"

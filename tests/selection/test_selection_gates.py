@@ -20,11 +20,11 @@ from autotelic.selection import (
     Gate,
     Past,
     Pool,
+    answer_share,
     contamination,
     curate,
     exact_duplicates,
     family_quota,
-    family_share,
     learnable_band,
     max_examples,
     near_duplicates,
@@ -115,13 +115,15 @@ def test_caps_keep_what_there_is_most_to_learn_from() -> None:
     assert reasons(family_quota(3), *rows) == {"3": "family_quota"}
 
 
-def test_no_family_is_more_than_its_share() -> None:
+def test_no_answer_is_more_than_its_share_of_a_family() -> None:
     rows = [
-        candidate(f"{family}{i}", family=family) for family, n in [("a", 50), ("b", 10), ("c", 5)] for i in range(n)
+        candidate(f"{answer}{i}", answer=answer) for answer, n in [("a", 50), ("b", 10), ("c", 5)] for i in range(n)
     ]
-    result = curate(rows, [family_share(0.5)])
-    assert Counter(id_[0] for id_ in result.kept) == {"a": 15, "b": 10, "c": 5}
-    assert Counter(id_[0] for id_ in curate(rows, [family_share(0.1)]).kept) == {"a": 5, "b": 5, "c": 5}
+    rows += [candidate(f"z{i}", answer="z", family="other") for i in range(4)]
+    result = curate(rows, [answer_share(0.5)])
+    assert Counter(id_[0] for id_ in result.kept) == {"a": 15, "b": 10, "c": 5, "z": 4}
+    assert {drop.reason for drop in result.dropped} == {"common_answer"}
+    assert Counter(id_[0] for id_ in curate(rows, [answer_share(0.1)]).kept) == {"a": 5, "b": 5, "c": 5, "z": 4}
 
 
 def test_the_selector_takes_families_in_turn_and_the_most_informative_first() -> None:
@@ -160,7 +162,7 @@ def test_misuse_is_named() -> None:
     makers: list[Callable[[], Gate]] = [
         lambda: per_task_cap(0),
         lambda: learnable_band(1, 0),
-        lambda: family_share(0),
+        lambda: answer_share(0),
         lambda: near_duplicates([], 2),
         lambda: contamination([], 0),
     ]
@@ -198,7 +200,7 @@ GATES: dict[str, Gate] = {
     ),
     "cap": per_task_cap(2),
     "quota": family_quota(3),
-    "share": family_share(0.4),
+    "share": answer_share(0.4),
     "max": max_examples(7),
 }
 

@@ -92,6 +92,8 @@ class CurateConfig(Frozen):
     """Right trajectories kept of one task."""
     max_proposals: int = Field(default=60, ge=1)
     """Bound on new proposer examples a round."""
+    answer_share: float = Field(default=0.3, gt=0, le=1)
+    """Largest share that one answer may have of a family's new rows, so that a lucky guess does not become a habit."""
     near_duplicate: float = Field(default=0.8, gt=0, le=1)
     """Similarity from which two examples are the same one."""
     contamination: float = Field(default=0.7, gt=0, le=1)

@@ -23,6 +23,7 @@ from autotelic.selection import (
     Gate,
     Past,
     Pool,
+    answer_share,
     contamination,
     exact_duplicates,
     learnable_band,
@@ -169,7 +170,13 @@ def _gates(s: Session, round: int, clean: Gate) -> dict[Role, list[Gate]]:
     common = [verified_only(), learnable_band(), clean, exact_duplicates(seen)]
     near = near_duplicates(past, threshold=settings.near_duplicate)
     return {
-        Role.SOLVER: [*common, per_task_cap(settings.per_task), near, max_examples(settings.max_examples)],
+        Role.SOLVER: [
+            *common,
+            per_task_cap(settings.per_task),
+            near,
+            answer_share(settings.answer_share),
+            max_examples(settings.max_examples),
+        ],
         Role.PROPOSER: [*common, max_examples(settings.max_proposals)],
     }
 

@@ -178,7 +178,7 @@ async def evaluate(s: Session, round: int, champion: int, candidate: int) -> dic
 def _past_failures(s: Session, round: int, champion: int) -> list[Task]:
     """Tasks of earlier fresh suites that one policy failed and another solved, newest first.
 
-    The champion's own answers do not count: chosen by them it would start at 100%, and every candidate would seem to fall.
+    The champion's own answers do not count: chosen by them it would start at 100%, and any candidate seem to fall.
     """
     chosen: dict[str, None] = {}
     for earlier in range(round - 1, 0, -1):

@@ -212,9 +212,10 @@ class SelfPlay:
             thread: Any = {"configurable": {"thread_id": THREAD}, "recursion_limit": 20 * self.config.rounds + 20}
             before = await graph.aget_state(thread)
             if before.values and not before.next and self._longer:
+                weights = session.policy(session.ledger.champion().number).path
                 raise UsageError(
                     f"the run {self.run_dir.root} has ended and its sealed suite is open, so it gets no more rounds. "
-                    f"Start another one from its champion: model={session.policy(session.ledger.champion().number).path}"
+                    f"Start another one from its champion: model={weights}"
                 )
             # Not before: a config that the session cannot be opened with binds nobody.
             dump_config(self.config, self.run_dir.config)

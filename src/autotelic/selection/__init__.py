@@ -5,10 +5,10 @@ from __future__ import annotations
 from autotelic.selection.candidate import Candidate, Drop, Gate, Past
 from autotelic.selection.curate import Curated, curate
 from autotelic.selection.gates import (
+    answer_share,
     contamination,
     exact_duplicates,
     family_quota,
-    family_share,
     learnable_band,
     max_examples,
     near_duplicates,
@@ -29,11 +29,11 @@ __all__ = [
     "Replayed",
     "Selection",
     "Selector",
+    "answer_share",
     "contamination",
     "curate",
     "exact_duplicates",
     "family_quota",
-    "family_share",
     "learnable_band",
     "max_examples",
     "near_duplicates",

@@ -16,10 +16,10 @@ from autotelic.selection.near import CONTAMINATION_THRESHOLD, DEFAULT_THRESHOLD,
 from autotelic.selection.selectors import Balanced, Selector
 
 __all__ = [
+    "answer_share",
     "contamination",
     "exact_duplicates",
     "family_quota",
-    "family_share",
     "learnable_band",
     "max_examples",
     "near_duplicates",
@@ -151,24 +151,24 @@ def family_quota(most: int) -> Gate:
     return _quota(most, "family_quota", lambda one: (one.example.role, one.example.family))
 
 
-def family_share(share: float) -> Gate:
-    """Let no family be more than `share` of what is kept: `family_share`.
+def answer_share(share: float) -> Gate:
+    """Let no one answer be more than `share` of what is kept of a family and role: `common_answer`.
 
-    With fewer families than the share allows for (two, and 0.3), they are made equal.
+    What is right by guessing is mostly the commonest answer; trained on, the guess becomes a habit. With fewer answers
+    than the share allows for (two, and 0.3), they are made equal.
     """
     if not 0 < share <= 1:
-        raise UsageError(f"a family's largest share is {share:g}; above 0 and up to 1 was expected. Change it.")
+        raise UsageError(f"an answer's largest share is {share:g}; above 0 and up to 1 was expected. Change it.")
 
     def gate(candidates: Sequence[Candidate], /) -> list[Drop]:
-        sizes = Counter(one.example.family for one in candidates)
-        if not sizes:
-            return []
-        bound = max(share, 1 / len(sizes)) + 1e-9
-        most = next(
-            m for m in range(max(sizes.values()), 0, -1)
-            if m <= bound * sum(min(size, m) for size in sizes.values()) or m == 1
-        )  # fmt: skip
-        return _quota(most, "family_share", lambda one: one.example.family)(candidates)
+        groups: defaultdict[object, list[Candidate]] = defaultdict(list)
+        for one in candidates:
+            groups[one.example.role, one.example.family].append(one)
+        drops = []
+        for group in groups.values():
+            most = _most(Counter(plain_answer(one.answer) for one in group), share)
+            drops += _quota(most, "common_answer", lambda one: plain_answer(one.answer))(group)
+        return drops
 
     return gate
 
@@ -191,6 +191,13 @@ def _fate(before: NearIndex, batch: NearIndex, one: Candidate) -> tuple[str, str
     if (near := batch.find(one.question, one.answer, role)) is not None:
         return "near_batch", f"{near[0]:.2f} like {near[1]}"
     return None
+
+
+def _most(sizes: Counter[str], share: float) -> int:
+    """Return the largest quota under which no size is more than `share` of their sum."""
+    bound = max(share, 1 / len(sizes)) + 1e-9
+    quotas = range(max(sizes.values()), 1, -1)
+    return next((m for m in quotas if m <= bound * sum(min(size, m) for size in sizes.values())), 1)
 
 
 def _each(judge: Callable[[Candidate], Drop | None]) -> Gate:
