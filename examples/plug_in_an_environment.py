@@ -92,7 +92,8 @@ class Roman:
         }
 
     def proposal_text(self, task: Task) -> str:
-        return json.dumps({"family": task.family, "difficulty": task.difficulty, "number": task.seed})
+        wish = {"family": task.family, "difficulty": task.difficulty, "number": task.seed}
+        return json.dumps(wish, separators=(",", ":"))
 
     async def validate(self, proposal: Proposal) -> Task | Rejection:
         """The truth comes from computing it, never from the proposer."""

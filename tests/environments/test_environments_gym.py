@@ -166,7 +166,7 @@ def test_what_is_not_plain_arithmetic_is_refused(text: str) -> None:
 
 
 async def test_a_proposal_becomes_a_task_of_its_kind_drawn_from_its_seed(gym: ReasoningGym) -> None:
-    text = '{"family": "gcd", "difficulty": 1}'
+    text = '{"family":"gcd","difficulty":1}'
     tasks = [await gym.validate(_proposal(text, seed)) for seed in range(20)]
     assert all(isinstance(t, Task) and (t.family, t.difficulty) == ("gcd", 1) for t in tasks)
     assert all(isinstance(t, Task) and t.origin is Origin.PROPOSER and gym.proposal_text(t) == text for t in tasks)

@@ -237,7 +237,7 @@ class SimulatedTrainer:
             raise TrainingError(f"{self.fail}. The champion is untouched; run the same command again to go on.")
         rows = [e for e in examples if e.role == Role.SOLVER]
         share = sum(e.completion == right_answer(e.messages[-1].content) for e in rows) / len(rows)
-        skill = min(0.9, max(0.02, read_skill(Path(job.base)) + 0.4 * share - 0.2 * (1 - share)))
+        skill = min(0.9, max(0.02, read_skill(Path(job.base)) + 0.6 * share - 0.2 * (1 - share)))
         partial = out.with_name(f".{out.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "merged").mkdir(parents=True)

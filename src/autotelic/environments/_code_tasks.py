@@ -59,8 +59,8 @@ def build_task(wish: Wish, cases: list[Case], *, seed: int, origin: Origin) -> T
 
 
 def proposal_json(family: str, program: str, inputs: list[str]) -> str:
-    """Write a proposal as the proposer should."""
-    return json.dumps({"kind": family, "program": program, "inputs": inputs})
+    """Write a proposal as the server's guided decoding does: without white space between the parts."""
+    return json.dumps({"kind": family, "program": program, "inputs": inputs}, separators=(",", ":"))
 
 
 def _not_guessable(cases: list[Case]) -> None:

@@ -236,7 +236,8 @@ def _key(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _proposal(family: str, difficulty: int) -> str:
-    return json.dumps({"family": family, "difficulty": difficulty})
+    # As the server's guided decoding writes it: without white space.
+    return json.dumps({"family": family, "difficulty": difficulty}, separators=(",", ":"))
 
 
 def _broken(detail: str) -> Checked:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from autotelic.core.words import Message, Origin, Proposal, Rejection, Task
+from autotelic.core.words import Message, Origin, Proposal, Rejection, Role, Task, TrainingExample
 from autotelic.graphs.session import Session, as_dicts
 from autotelic.graphs.solve import SolveState, build_solve
 from autotelic.memory import Query
+from autotelic.selection import Candidate, contamination
 from autotelic.serving import Sampling
 from autotelic.store import CritiqueRow, EpisodeRow, ExampleRow, ProposalRow, SuiteRow, TaskRow
 
-__all__ = ["balanced_sample", "critique", "episodes", "messages_of", "met_tasks", "propose", "recall", "solve"]
+__all__ = ["balanced_sample", "critique", "episodes", "messages_of", "met_tasks", "propose", "recall", "solve", "unmet"]
 
 
 async def propose(s: Session, round: int, champion: int) -> dict[str, Any]:
@@ -58,6 +59,26 @@ def met_tasks(s: Session) -> set[str]:
     """Return the ids of all tasks that stand for something in the run: in a suite, in the real set, or proposed."""
     suites, real = s.ledger.column(SuiteRow, "task_id"), s.ledger.column(TaskRow, "id", origin=Origin.REAL.value)
     return {*suites, *real, *s.ledger.column(ProposalRow, "task_id", reason="ok")}
+
+
+def unmet(s: Session, tasks: list[Task]) -> list[Task]:
+    """Return those of `tasks` that the run has not met, nor a near copy of them."""
+    met = contamination(s.ledger.tasks(met_tasks(s)).values(), threshold=s.config.curate.contamination)
+    candidates = [
+        Candidate(
+            id=task.id,
+            example=TrainingExample(
+                id=task.id, role=Role.SOLVER, messages=(), completion=task.answer or "", family=task.family
+            ),
+            task_id=task.id,
+            question=task.question,
+            answer=task.answer or "",
+            score=None,
+        )
+        for task in tasks
+    ]
+    dropped = {drop.item_id for drop in met(candidates)}
+    return [task for task in tasks if task.id not in dropped]
 
 
 def _shown(rng: random.Random, examples: list[str], free: list[Task], s: Session, n: int) -> list[str]:
@@ -127,7 +148,10 @@ async def solve(s: Session, round: int, champion: int) -> dict[str, Any]:
         given = demonstrations.get(task.id, []) if helped else []
         state: SolveState = {"task": task, "demonstrations": given, "sampling": sampling}
         result = await graph.ainvoke(state)
-        s.ledger.add(episodes(round, champion, helped, result))
+        rows = episodes(round, champion, helped, result)
+        for row in rows:
+            row.sandbox = s.environment.sandbox or ""
+        s.ledger.add(rows)
 
     await s.each("solve", todo, roll_out, done=len(wanted) - len(todo))
     return {"episodes": s.ledger.count(EpisodeRow, round=round)}

@@ -16,7 +16,7 @@ from autotelic.agents import Attempt
 from autotelic.core.errors import EnvironmentFailure
 from autotelic.core.words import Origin, PolicyState, SuiteName, Task
 from autotelic.evaluation import Decision, compare_policies, decide, full_marks, self_test
-from autotelic.graphs.acquire import met_tasks, recall
+from autotelic.graphs.acquire import recall, unmet
 from autotelic.graphs.session import Session
 from autotelic.graphs.solve import SolveState, build_solve
 from autotelic.memory import Demonstration
@@ -42,14 +42,12 @@ async def prepare(s: Session) -> dict[str, Any]:
 
 
 def _draw(s: Session, suite: SuiteName, n: int, round: int = 0) -> None:
-    """Draw a suite of `n` tasks that the run has not met: in no other suite, not proposed, not in the real set."""
+    """Draw a suite of `n` tasks that the run has not met, nor a near copy: in no suite, proposal or the real set."""
     if s.ledger.count(SuiteRow, suite=suite, round=round):
         return
-    met = met_tasks(s)
     want = n
     while True:
-        drawn = s.environment.tasks(want, s.seed("suite", suite, round))
-        new = [t for t in drawn if t.id not in met]
+        new = unmet(s, s.environment.tasks(want, s.seed("suite", suite, round)))
         if len(new) >= n:
             break
         if want > 8 * n:
@@ -79,10 +77,9 @@ def _real_set(s: Session) -> list[Task]:
     rows = s.ledger.rows(TaskRow, origin=Origin.REAL.value, order="id")
     if rows:
         return list(s.ledger.tasks(r.id for r in rows).values())
-    met = met_tasks(s)
     n = s.config.memory.real * len(s.environment.families)
     drawn = s.environment.tasks(3 * n, s.seed("real")) if n else []
-    usable = [t for t in drawn if t.id not in met and t.answer is not None]
+    usable = [t for t in unmet(s, drawn) if t.answer is not None]
     real = [t.model_copy(update={"origin": Origin.REAL}) for t in _balanced(usable, min(n, len(usable)))]
     s.ledger.add_tasks(real)
     return real

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command
@@ -208,6 +209,8 @@ class SelfPlay:
             open_session(self.config, self.run_dir, self.progress) as session,
             AsyncSqliteSaver.from_conn_string(str(self.run_dir.checkpoints)) as saver,
         ):
+            # The checkpoint holds plain values; nothing else is ever made from it.
+            saver.serde = JsonPlusSerializer(allowed_msgpack_modules=None)
             graph = build_self_play(session).compile(checkpointer=saver)
             thread: Any = {"configurable": {"thread_id": THREAD}, "recursion_limit": 20 * self.config.rounds + 20}
             before = await graph.aget_state(thread)

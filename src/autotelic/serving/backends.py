@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import httpx
 
-from autotelic.core.errors import MissingPackage, ServingError, UsageError
+from autotelic.core.errors import ServingError, UsageError
 from autotelic.core.words import Completion, Message
 
 __all__ = ["Backend", "LiteLLMBackend", "LocalBackend", "Sampling", "ScriptedBackend", "Unavailable"]
@@ -289,9 +289,7 @@ def _litellm() -> Any:
 
     # Without this, importing it fetches a price list from the network.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    try:
-        import litellm
-    except ImportError:
-        raise MissingPackage("litellm", "all") from None
+    import litellm
+
     litellm.telemetry = False
     return litellm

@@ -1,8 +1,8 @@
 """One object owns the vLLM process: its port, key, log, flags, start and end.
 
 The process runs under `_supervisor.py`, so that neither it nor its engine outlives this program, however that ends.
-It listens on the loopback only and every endpoint wants the key (`_inside/autotelic_guard.py`), because the endpoints
-that load weights have to be on.
+It listens on the loopback unless told otherwise, and every endpoint wants the key (`_inside/autotelic_guard.py`),
+because the endpoints that load weights have to be on.
 """
 
 from __future__ import annotations

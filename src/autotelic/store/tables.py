@@ -1,7 +1,8 @@
 """The ledger's tables: one row class per word of the house, JSON where the shape belongs to another room.
 
 Primary keys are deterministic work-item ids. Doing something twice therefore writes the same key twice, and the second
-write is ignored: that is what makes at-least-once execution exact in the ledger.
+write is ignored: that is what makes at-least-once execution exact in the ledger. Deliveries alone are counted as often
+as they happen.
 """
 
 from __future__ import annotations
@@ -147,6 +148,7 @@ class EpisodeRow(SQLModel, table=True):
     reason: str
     memory_ids: list[str] = _json()
     seed: int
+    sandbox: str = ""
 
 
 class CritiqueRow(SQLModel, table=True):
