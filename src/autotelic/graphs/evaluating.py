@@ -218,6 +218,7 @@ async def gate(
     else:
         _reject(s, candidate)
     await s.serve(winner, "switch" if row.promoted else "rollback")
+    s.progress.say(f"gate: policy-{candidate} {'promoted' if row.promoted else 'not promoted'}. {row.reasons[0]}")
     return {"champion": winner, "promoted": row.promoted}
 
 

@@ -79,6 +79,7 @@ def build_self_play(s: Session) -> StateGraph[RoundState, None, RoundState, Roun
     async def propose(state: RoundState) -> dict[str, Any]:
         # From the ledger: a person may have promoted another policy since the last round ended.
         champion = s.ledger.champion().number
+        s.progress.say(f"round {state['round']} of {s.config.rounds}: policy-{champion} is the champion")
         await evaluating.fresh_suite(s, state["round"])
         return {**await acquire.propose(s, state["round"], champion), "champion": champion}
 
