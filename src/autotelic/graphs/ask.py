@@ -1,8 +1,8 @@
 """The graph behind `autotelic run solve`: one open question, answered with what memory and tools there are.
 
 recall -> draft -> (act -> draft)* as a LangGraph state machine. With tools every turn of the model is held to a schema
-by guided decoding, either a call or an answer, so that a small model cannot break the form; what a call came to, also
-when it failed, is the next message.
+by guided decoding, so that a small model cannot break the form: first a call, for whoever names tools wants them used,
+then calls or an answer. What a call came to, also when it failed, is the next message.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def build_ask(context: GraphContext) -> Any:
 
     async def draft(state: AskState) -> AskState:
         allowed = context.tools if len(state["calls"]) < context.max_calls else ()
-        schema = _schema(allowed) if tools else None
+        schema = _schema(allowed, answer=bool(state["calls"])) if tools else None
         sampling = Sampling(temperature=0.0, max_tokens=context.max_tokens, schema=schema)
         messages = [Message.model_validate(m) for m in state["messages"]]
         text = (await context.gateway.complete(messages, sampling))[0].text
@@ -112,7 +112,7 @@ def _system(tools: Sequence[Tool]) -> str:
     return "\n".join([TOOLED + '{"answer": "..."}. Tools:', *lines])
 
 
-def _schema(tools: Sequence[Tool]) -> dict[str, Any]:
+def _schema(tools: Sequence[Tool], *, answer: bool) -> dict[str, Any]:
     def closed(**properties: Any) -> dict[str, Any]:
         return {
             "type": "object",
@@ -122,7 +122,7 @@ def _schema(tools: Sequence[Tool]) -> dict[str, Any]:
         }
 
     calls = [closed(tool={"const": tool.name}, arguments=tool.parameters) for tool in tools]
-    return {"anyOf": [*calls, closed(answer={"type": "string"})]}
+    return {"anyOf": [*calls, *([closed(answer={"type": "string"})] if answer else [])]}
 
 
 def _parse(text: str) -> dict[str, Any]:
