@@ -298,3 +298,9 @@ def test_order_and_hash_seed_do_not_matter_but_types_do(values: set[Any], rng: A
     assert canonical(set(shuffled)) == canonical(values) == canonical(read_value(canonical(values)))
     assert canonical(dict.fromkeys(shuffled)) == canonical(dict.fromkeys(values))
     assert len({canonical(v) for v in (1, 1.0, True, "1", [1], (1,), {1})}) == 7
+
+
+def test_the_schema_leaves_a_program_its_line_ends() -> None:
+    """Guided decoding builds strings of bounded length without escapes, and so without line ends."""
+    schema = make_environment({"name": "code"}).proposal_schema()
+    assert "maxLength" not in schema["properties"]["program"]

@@ -203,7 +203,8 @@ class CodeEnvironment:
             "type": "object",
             "properties": {
                 "kind": {"type": "string", "enum": self.families},
-                "program": {"type": "string", "maxLength": 400},
+                # No maxLength: guided decoding then allows no escapes, and a program needs line ends.
+                "program": {"type": "string"},
                 "inputs": {
                     "type": "array",
                     "items": {"type": "string", "maxLength": 40},
