@@ -18,8 +18,22 @@ from autotelic.core.errors import EnvironmentFailure
 from autotelic.core.words import Message, Origin, Proposal, Rejection, Task
 from autotelic.environments import Checked, plain_answer
 
-NUMERALS = {100: "C", 90: "XC", 50: "L", 40: "XL", 10: "X", 9: "IX", 5: "V", 4: "IV", 1: "I"}
-BOUNDS = (10, 30, 90, 400)  # largest number of a difficulty
+NUMERALS = {
+    1000: "M",
+    900: "CM",
+    500: "D",
+    400: "CD",
+    100: "C",
+    90: "XC",
+    50: "L",
+    40: "XL",
+    10: "X",
+    9: "IX",
+    5: "V",
+    4: "IV",
+    1: "I",
+}
+BOUNDS = (20, 100, 500, 3000)  # largest number of a difficulty
 
 
 def roman(number: int) -> str:
@@ -71,7 +85,7 @@ class Roman:
         return Checked.of(float((answer or "").strip().upper() == json.loads(task.key)["answer"]))
 
     def proposal_prompt(self, rng: Random, demonstrations: int = 3) -> list[Message]:
-        ask = Message(role="user", content="Write one exercise about Roman numerals: family, difficulty and number.")
+        ask = Message(role="user", content="Write one exercise about Roman numerals: family and number.")
         system = Message(role="system", content="You write exercises. Reply with one JSON object.")
         shown = [
             self._task(rng.choice(self.families), 0, rng.randint(1, 10), Origin.SUITE) for _ in range(demonstrations)
@@ -84,26 +98,26 @@ class Roman:
             "type": "object",
             "properties": {
                 "family": {"enum": self.families},
-                "difficulty": {"enum": list(range(len(BOUNDS)))},
                 "number": {"type": "integer", "minimum": 1, "maximum": BOUNDS[-1]},
             },
-            "required": ["family", "difficulty", "number"],
+            "required": ["family", "number"],
             "additionalProperties": False,
         }
 
     def proposal_text(self, task: Task) -> str:
-        wish = {"family": task.family, "difficulty": task.difficulty, "number": task.seed}
+        wish = {"family": task.family, "number": task.seed}
         return json.dumps(wish, separators=(",", ":"))
 
     async def validate(self, proposal: Proposal) -> Task | Rejection:
         """The truth comes from computing it, never from the proposer."""
         try:
             wish = json.loads(proposal.text)
-            family, level, number = wish["family"], int(wish["difficulty"]), int(wish["number"])
+            family, number = wish["family"], int(wish["number"])
         except (ValueError, KeyError, TypeError) as error:
             return Rejection(reason="malformed", detail=str(error))
-        if family not in self.families or not 0 <= level < len(BOUNDS) or not 1 <= number <= BOUNDS[level]:
+        if family not in self.families or not 1 <= number <= BOUNDS[-1]:
             return Rejection(reason="out_of_bounds", detail=proposal.text)
+        level = next(level for level, bound in enumerate(BOUNDS) if number <= bound)
         return self._task(family, level, number, proposal.origin)
 
     def _task(self, family: str, level: int, number: int, origin: Origin) -> Task:
