@@ -115,6 +115,15 @@ def test_each_alarm_goes_off_alone_says_what_it_saw_and_can_be_quiet(name: str) 
     assert check_alarms(CALM[name], QUIET) == []
 
 
+def test_one_family_of_guesses_is_no_collapse_and_several_are() -> None:
+    golds = {family: [str(i % 9) for i in range(40)] for family in ("gcd", "spell", "count")}
+    guesses, answers = ["2"] * 40, [str(i % 9) for i in range(40)]
+    one = RoundStatistics(answers={"gcd": guesses, "spell": answers, "count": answers}, golds=golds)
+    all_ = RoundStatistics(answers=dict.fromkeys(golds, guesses), golds=golds)
+    assert check_alarms(one, QUIET) == []
+    assert [a.name for a in check_alarms(all_, QUIET)] == ["answer_diversity"]
+
+
 def test_an_alarm_can_be_turned_off() -> None:
     off = AlarmConfig(
         min_diversity=None,

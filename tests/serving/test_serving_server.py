@@ -159,3 +159,11 @@ async def test_stop_ends_what_does_not_want_to(tmp_path: Path, wait_for: Wait, m
     with pytest.raises(asyncio.CancelledError):
         await start
     assert not any(alive(pid) for pid in family) and not made.running
+
+
+def test_the_eager_cpu_server_needs_no_compiler_and_does_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    eager = server_environment(ServingConfig(device="cpu"), "k")
+    assert (eager["TORCHDYNAMO_DISABLE"], eager["OMP_WAIT_POLICY"]) == ("1", "PASSIVE")
+    compiled = server_environment(ServingConfig(device="cpu", enforce_eager=False), "k")
+    assert "TORCHDYNAMO_DISABLE" not in compiled

@@ -24,7 +24,7 @@ from autotelic.evaluation import accuracy, answers, constant_baselines, overall_
 from autotelic.graphs import Config, GraphContext, Session, open_session
 from autotelic.graphs.evaluating import answer_suite, evaluate, fresh_suite, gate
 from autotelic.graphs.learning import deliver, train
-from autotelic.memory import CachedEmbedder, DemonstrationMemory
+from autotelic.graphs.session import open_memory
 from autotelic.sandbox import Sandbox
 from autotelic.serving import Gateway, LiteLLMBackend, PolicyServer, ServingConfig, resolve_model
 from autotelic.store import DeliveryRow, ExampleRow, GateRow, Ledger, NodeRow, PolicyRow, RunRow, SuiteRow
@@ -259,10 +259,7 @@ async def _run_context(stack: AsyncExitStack, run: Path, progress: Progress) -> 
     stack.callback(directory.release)
     ledger = Ledger(directory.ledger)
     stack.callback(ledger.close)
-    embedder = CachedEmbedder(lookup("embedder", config.memory.embedder)(), directory.memory / "embeddings.sqlite")
-    stack.push_async_callback(embedder.aclose)
-    memory = await DemonstrationMemory.open(directory.memory, embedder, family_limit=config.memory.per_family)
-    stack.push_async_callback(memory.aclose)
+    memory = await open_memory(stack, config, directory)
     policy = read_policy(directory.policy(ledger.champion().number))
     gateway = await _serve(stack, config.serving, policy, directory.logs / "vllm.log", progress)
     return GraphContext(gateway, memory=memory, demonstrations=config.memory.demonstrations)

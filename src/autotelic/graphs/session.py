@@ -32,7 +32,7 @@ from autotelic.serving import PolicyServer, resolve_model
 from autotelic.store import DeliveryRow, Ledger, NodeRow, PolicyRow, RunRow
 from autotelic.training import Card, Trainer, read_policy, write_card
 
-__all__ = ["Session", "open_session"]
+__all__ = ["Session", "as_dicts", "open_memory", "open_session"]
 
 T = TypeVar("T")
 Kind = Literal["start", "train", "switch", "rollback", "recover"]
@@ -184,11 +184,7 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
         ledger = Ledger(run.ledger)
         stack.callback(ledger.close)
         environment = await stack.enter_async_context(open_environment(config.environment, sandbox=config.sandbox))
-        made = lookup("embedder", config.memory.embedder)()
-        embedder = CachedEmbedder(made, run.memory / "embeddings.sqlite")
-        stack.push_async_callback(embedder.aclose)
-        memory = await DemonstrationMemory.open(run.memory, embedder, family_limit=config.memory.per_family)
-        stack.push_async_callback(memory.aclose)
+        memory = await open_memory(stack, config, run)
         trainer = Trainer(run.logs / "trainer.log", threads=config.train.threads, timeout=config.train.timeout)
         stack.push_async_callback(trainer.aclose)
         server = PolicyServer(config.serving, log=run.logs / "vllm.log")
@@ -197,6 +193,15 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
         server.on_record = session.record_delivery
         await _found(session)
         yield session
+
+
+async def open_memory(stack: AsyncExitStack, config: Config, run: RunDir) -> DemonstrationMemory:
+    """Open a run's memory with the embedder of its config; `stack` closes both."""
+    embedder = CachedEmbedder(lookup("embedder", config.memory.embedder)(), run.memory / "embeddings.sqlite")
+    stack.push_async_callback(embedder.aclose)
+    memory = await DemonstrationMemory.open(run.memory, embedder, family_limit=config.memory.per_family)
+    stack.push_async_callback(memory.aclose)
+    return memory
 
 
 async def _found(session: Session) -> None:
