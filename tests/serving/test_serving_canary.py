@@ -66,6 +66,15 @@ def test_one_wild_token_or_many_slightly_off_are_no_agreement(served: tuple[floa
         prove(policy(tuple([-1.0] * 100)), (served,), None, NOISE)
 
 
+def test_an_improbable_token_may_differ_in_proportion_to_its_log_probability() -> None:
+    probable, improbable = [-1.0] * 99, -12.8
+    made = policy((improbable, *probable))
+    assert prove(made, ((improbable - 1.45, *probable),), None, NOISE).to_trainer == pytest.approx(1.45)
+    for wild in (improbable - 3.3, improbable + 3.3):
+        with pytest.raises(DeliveryError, match="differs from the trainer"):
+            prove(made, ((wild, *probable),), None, NOISE)
+
+
 @given(Numbers)
 def test_a_stale_load_is_never_proved(row: list[float]) -> None:
     held = (tuple(value - 0.05 for value in row),)
