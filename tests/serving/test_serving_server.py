@@ -161,9 +161,12 @@ async def test_stop_ends_what_does_not_want_to(tmp_path: Path, wait_for: Wait, m
     assert not any(alive(pid) for pid in family) and not made.running
 
 
-def test_the_eager_cpu_server_needs_no_compiler_and_does_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_eager_cpu_server_needs_no_compiler_and_hardly_spins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     eager = server_environment(ServingConfig(device="cpu"), "k")
-    assert (eager["TORCHDYNAMO_DISABLE"], eager["OMP_WAIT_POLICY"]) == ("1", "PASSIVE")
+    assert (eager["TORCHDYNAMO_DISABLE"], eager["GOMP_SPINCOUNT"]) == ("1", "2000")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert "GOMP_SPINCOUNT" not in server_environment(ServingConfig(device="cpu"), "k")
     compiled = server_environment(ServingConfig(device="cpu", enforce_eager=False), "k")
     assert "TORCHDYNAMO_DISABLE" not in compiled

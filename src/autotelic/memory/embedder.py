@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autotelic.core.errors import AutotelicError, MissingPackage, UsageError
+from autotelic.core.threads import thread_environment
 
 __all__ = ["CachedEmbedder", "Embedder", "MiniLM", "Vectors"]
 
@@ -233,7 +234,7 @@ class _Worker:
 
     def __init__(self, model: Path, threads: int) -> None:
         self._words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
-        offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)}
+        offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         script = Path(__file__).with_name("_minilm_worker.py")
         # -P: the script's own directory is not searched for modules.
         self._process = subprocess.Popen(
@@ -241,7 +242,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._words,
-            env=os.environ | offline,
+            env=os.environ | offline | thread_environment(threads),
         )
         self.pid = self._process.pid
         self._ready = False

@@ -22,6 +22,7 @@ from pathlib import Path
 import httpx
 
 from autotelic.core.errors import ServingError, UsageError
+from autotelic.core.threads import thread_environment
 from autotelic.serving.config import ServingConfig
 from autotelic.serving.model import cache_dir
 
@@ -275,16 +276,12 @@ def server_environment(config: ServingConfig, key: str) -> dict[str, str]:
     }
     if choose_device(config) == "cpu":
         threads = config.threads or len(os.sched_getaffinity(0))
-        known |= {
+        known |= thread_environment(threads) | {
             "CUDA_VISIBLE_DEVICES": "",
             # Needed for the `uni` executor; the engine still has a process of its own.
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             # vLLM would bind its threads to cores and leave one out for its scheduler: half the machine here.
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(threads),
-            # Spinning threads are 1.2 times as fast on an idle machine; beside one busy process they wait for one
-            # another and are 7 times slower (1.3 samples a second against 9.3, measured).
-            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         }
         if _eager(config):
             # vLLM compiles small helpers even so, with a C++ compiler: not there on a bare machine, and the compiled

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from autotelic.core.errors import TrainingError, UsageError
+from autotelic.core.threads import thread_environment
 from autotelic.training.job import CanaryJob, CanaryResult, TrainingJob, TrainingResult, TrainingStep
 from autotelic.training.policies import partial_of
 
@@ -146,7 +147,7 @@ class Trainer:
             return
         await self.aclose()
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, **self._environment, "OMP_NUM_THREADS": str(self._threads)}
+        environment = os.environ | self._environment | thread_environment(self._threads)
         # A worker must find this very package, also when it was not installed but put on the path.
         source = str(Path(__file__).parents[2])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
