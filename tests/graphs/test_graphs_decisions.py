@@ -270,6 +270,25 @@ def test_a_promotion_by_hand_in_between_holds(play: Play) -> None:
     assert ledger.count(EvaluationRow, suite="sealed", policy=outcome.champion) == small().evaluate.sealed
 
 
+def test_the_regression_suite_is_what_others_than_the_champion_failed(play: Play) -> None:
+    _, ledger = play(small(rounds=3, evaluate={"regression": 50}))
+    champions = {g.round: g.champion for g in ledger.rows(GateRow)}
+    assert champions[1] == 0 != champions[2] == 1, "the first round's failures are the old champion's"
+    failed = {
+        (a.round, a.policy, a.task_id)
+        for a in ledger.rows(EvaluationRow, suite="fresh", memory=False)
+        if a.score != 1.0
+    }
+    assert not ledger.suite("regression", round=1)
+    for round in (2, 3):
+        kept = [task.id for task in ledger.suite("regression", round=round)]
+        others = {(r, task) for r, policy, task in failed if r < round and policy != champions[round]}
+        newest_first = sorted(others, key=lambda other: (-other[0], other[1]))
+        assert kept == [task for _, task in newest_first][:50]
+        for policy in (champions[round], round):
+            assert ledger.count(EvaluationRow, suite="regression", round=round, policy=policy) == len(kept) > 0
+
+
 def test_an_ended_run_gets_no_more_rounds(play: Play, tmp_path: Path) -> None:
     play(small(**{**BRIEF, "rounds": 1}))
     for _ in range(2):

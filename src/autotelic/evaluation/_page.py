@@ -33,7 +33,7 @@ __all__ = ["render"]
 _SUITES = {
     "fresh": "New tasks every round, never trained on: what the gate decides by.",
     "frozen": "The same tasks in every round.",
-    "regression": "Tasks of earlier rounds that one policy solved and another failed.",
+    "regression": "Tasks of earlier rounds that a policy other than the champion failed.",
 }
 _SHOWN_GATES = 12  # older decisions are folded
 _CONSTANT_NOTE = (

@@ -15,6 +15,7 @@ from langgraph.types import interrupt
 from autotelic.agents import Attempt
 from autotelic.core.errors import EnvironmentFailure
 from autotelic.core.words import Origin, PolicyState, SuiteName, Task
+from autotelic.environments import solved
 from autotelic.evaluation import Decision, compare_policies, decide, full_marks, self_test
 from autotelic.graphs.acquire import recall, unmet
 from autotelic.graphs.session import Session
@@ -173,17 +174,16 @@ async def evaluate(s: Session, round: int, champion: int, candidate: int) -> dic
 
 
 def _past_failures(s: Session, round: int, champion: int) -> list[Task]:
-    """Tasks of earlier fresh suites that one policy failed and another solved, newest first.
+    """Tasks of earlier fresh suites that another policy than the champion failed, newest round first.
 
-    The champion's own answers do not count: chosen by them it would start at 100%, and any candidate seem to fall.
+    The champion's own answers do not count: chosen by what it solved it would start at 100%, and any candidate seem to
+    fall; chosen by what it failed, any candidate would seem to gain.
     """
     chosen: dict[str, None] = {}
     for earlier in range(round - 1, 0, -1):
-        scores: dict[str, set[float | None]] = {}
         for row in s.ledger.rows(EvaluationRow, suite="fresh", round=earlier, memory=False, order="task_id"):
-            if row.policy != champion:
-                scores.setdefault(row.task_id, set()).add(row.score)
-        chosen |= {task: None for task, seen in scores.items() if {0.0, 1.0} <= seen}
+            if row.policy != champion and not solved(row.score):
+                chosen[row.task_id] = None
     ids = list(chosen)[: s.config.evaluate.regression]
     known = s.ledger.tasks(ids)
     return [known[i] for i in ids]
