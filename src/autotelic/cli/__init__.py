@@ -6,6 +6,8 @@ import sys
 
 __all__ = ["main"]
 
+_INTERRUPTED = 130
+
 
 def main() -> None:
     """Run `autotelic`; a mistake of the user's ends in one clear line and exit code 2, never in a traceback."""
@@ -17,6 +19,7 @@ def main() -> None:
     except AutotelicError as error:
         sys.stderr.write(f"autotelic: {error}\n")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("autotelic: interrupted. The same command goes on where it stopped.\n")
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:  # Typer ends silently on Ctrl-C
+            sys.stderr.write("autotelic: interrupted. The same command goes on where it stopped.\n")
+        raise

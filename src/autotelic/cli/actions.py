@@ -37,13 +37,9 @@ __all__ = ["Source", "ask", "crown", "describe_policies", "describe_policy", "ev
 @asynccontextmanager
 async def _session(run: Path, progress: Progress) -> AsyncIterator[Session]:
     """The session of an existing run, under its lease."""
-    directory = RunDir(run).require()
-    directory.acquire()
-    try:
+    with RunDir(run).require().held() as directory:
         async with open_session(load_config(Config, directory.config), directory, progress) as session:
             yield session
-    finally:
-        directory.release()
 
 
 def _ledger(run: Path) -> Ledger:
@@ -253,10 +249,8 @@ async def _tools(stack: AsyncExitStack, specs: Iterable[str]) -> list[Tool]:
 
 
 async def _run_context(stack: AsyncExitStack, run: Path, progress: Progress) -> GraphContext:
-    directory = RunDir(run).require()
+    directory = stack.enter_context(RunDir(run).require().held())
     config = load_config(Config, directory.config)
-    directory.acquire()
-    stack.callback(directory.release)
     ledger = Ledger(directory.ledger)
     stack.callback(ledger.close)
     memory = await open_memory(stack, config, directory)

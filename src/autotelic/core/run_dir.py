@@ -6,13 +6,16 @@ a copied run carries no stale lock.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from autotelic.core.errors import StoreError, UsageError
+from autotelic.core.errors import AutotelicError, StoreError, UsageError
 
 __all__ = ["MIN_FREE_GIB", "RunDir"]
 
@@ -121,6 +124,28 @@ class RunDir:
             self._lock.close()
             self._lock = None
 
+    @contextmanager
+    def held(self) -> Iterator[RunDir]:
+        """Hold the lease, and have a disk that fills up meanwhile end in one clear error, whoever was writing.
+
+        Raises:
+            StoreError: the lease cannot be had, or there is no space left to write to.
+        """
+        self.acquire()
+        try:
+            yield self
+        except AutotelicError:
+            raise
+        except Exception as error:
+            if not _no_space(error):
+                raise
+            raise StoreError(
+                f"the disk that holds {self.root} is full or fails ({error}). Free some space; nothing that was done "
+                "is lost, and the same command then goes on where it stopped."
+            ) from error
+        finally:
+            self.release()
+
     def free_gib(self) -> float:
         """Free disk space where the run lives, GiB."""
         return shutil.disk_usage(self.root).free / 2**30
@@ -137,3 +162,10 @@ class RunDir:
                 f"{free:.2f} GiB are free in {self.root}, at least {gib:.2f} are needed. Free some space; "
                 "the same command then goes on where it stopped."
             )
+
+
+def _no_space(error: Exception) -> bool:
+    """Whether a write failed for want of space: the system says so by number, databases inside libraries in words."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+    return any(words in str(error) for words in ("disk is full", "disk I/O error", "No space left"))

@@ -197,13 +197,9 @@ class SelfPlay:
             StoreError: another process is running it, or the disk is full.
             DeliveryError: a policy could not be proved; nothing after it was done.
         """
-        self.run_dir.create()
-        self.run_dir.acquire()
-        try:
+        with self.run_dir.create().held():
             self._same_config()
             return await self._play(answer)
-        finally:
-            self.run_dir.release()
 
     async def _play(self, answer: bool | None) -> Outcome:
         async with (
