@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,9 @@ def _goes_on(command: list[str], run: Path, finished: Path) -> None:
 
 def test_ctrl_c_is_one_line_and_the_same_command_goes_on(finished: Path, model: Path, tmp_path: Path) -> None:
     command = _command(model, finished / "config.yaml", run := tmp_path / "run")
-    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as running:
+    # A shell in the background starts its children deaf to Ctrl-C.
+    hearing = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=hearing) as running:
         assert running.stderr is not None
         said = [line for line in iter(running.stderr.readline, "") if not _interrupt(line, running)]
     assert running.returncode == 130
