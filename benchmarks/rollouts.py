@@ -31,6 +31,7 @@ from autotelic.core.words import PolicyFiles, Task
 from autotelic.environments import Environment, make_environment
 from autotelic.graphs.acquire import episodes
 from autotelic.graphs.solve import SolveState, build_solve
+from autotelic.memory import Demonstration
 from autotelic.serving import ModelFiles, PolicyServer, Sampling, ServingConfig, resolve_model
 from autotelic.store import EpisodeRow, Ledger
 from autotelic.training import Card, Trainer, read_policy, write_card
@@ -75,7 +76,7 @@ def make_states(environment: Environment, tasks: int, samples: int) -> list[Solv
         SolveState(
             task=task,
             sampling=Sampling(n=samples, seed=derive(0, "rollouts", task.id), max_tokens=MAX_TOKENS),
-            demonstrations=[(d.id, d.question, str(d.answer)) for d in draw.sample(pool[task.family], DEMONSTRATIONS)],
+            demonstrations=[Demonstration.of(d) for d in draw.sample(pool[task.family], DEMONSTRATIONS)],
         )
         for task in environment.tasks(tasks, seed=2)
     ]
@@ -103,11 +104,11 @@ async def run_httpx(work: Work, block: int) -> None:  # noqa: ARG001 (the same f
     ) as client:
 
         async def send(state: SolveState) -> None:
-            pairs = [(question, answer) for _, question, answer in state["demonstrations"]]
+            shown = [message for one in state["demonstrations"] for message in one.messages]
             sampling = state["sampling"]
             body = {
                 "model": "policy",
-                "messages": [m.model_dump() for m in work.solver.messages(state["task"], pairs)],
+                "messages": [m.openai() for m in work.solver.messages(state["task"], shown)],
                 "n": sampling.n,
                 "seed": sampling.seed,
                 "max_tokens": sampling.max_tokens,

@@ -103,7 +103,7 @@ def run_ours(base: Path, examples: list[TrainingExample], method: SFT) -> Clock:
     """Train with the method `sft`."""
     clock = Clock()
     loaded = load_model(base)
-    rows = [tokenize(loaded.tokenizer, example) for example in examples]
+    rows = [row for example in examples for row in tokenize(loaded.tokenizer, example)]
     with tempfile.TemporaryDirectory() as scratch:
         trainer = method.trainer(loaded, rows, 0, scratch, clock)
         trainer.train()
@@ -172,7 +172,7 @@ def main() -> None:
     theirs = run_trl(base, examples, method)
 
     tokenizer = AutoTokenizer.from_pretrained(base)
-    rows = [tokenize(tokenizer, example) for example in examples]
+    rows = [row for example in examples for row in tokenize(tokenizer, example)]
     tokens = sum(row.length for row in rows)
     distinct = sum(len(pack(rows[begin : begin + batch]).ids_N) for begin in range(0, len(rows), batch))
     ours_rate, theirs_rate = tokens / ours.seconds, tokens / theirs.seconds

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from autotelic.agents import Solver
+from autotelic.agents import Solver, demonstration_turns
 from autotelic.core.words import PolicyFiles, Role, Task, TrainingExample, content_id
 from autotelic.environments import Environment, open_environment, solved
 from autotelic.evaluation import paired_bootstrap
@@ -25,7 +25,7 @@ Pairs = list[tuple[str, str]]
 
 async def answer(solver: Solver, task: Task, helped: Pairs, sampling: Sampling) -> list[tuple[str, bool]]:
     """Sample answers to one task and have the environment judge them."""
-    attempts = await solver.attempt(task, solver.messages(task, helped), sampling)
+    attempts = await solver.attempt(task, solver.messages(task, demonstration_turns(helped)), sampling)
     return [(attempt.answer or "", solved(attempt.score)) for attempt in attempts]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from random import Random
 
 import pytest
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from jsonschema import Draft202012Validator
 
 from autotelic.agents import Critic, Curator, Proposer, Solver, demonstration_turns
 from autotelic.core.words import Completion, Message, Proposal, Rejection, Task
@@ -65,7 +65,7 @@ def test_demonstrations_are_whole_turns_between_system_and_question(
 ) -> None:
     solver = Solver(through(Scripted("x")), environment)
     pairs = [(f"question {i}", f"answer {i}") for i in range(n)]
-    bare, helped = solver.messages(task), solver.messages(task, pairs)
+    bare, helped = solver.messages(task), solver.messages(task, demonstration_turns(pairs))
     assert (*helped[:1], *helped[1 + 2 * n :]) == bare
     assert helped[1 : 1 + 2 * n] == demonstration_turns(pairs)
     assert [m.role for m in helped] == ["system", *["user", "assistant"] * n, "user"]
@@ -178,6 +178,7 @@ async def test_the_critic_sees_question_and_answer_and_is_held_to_its_schema() -
     assert tuple(messages) == critic.messages("2 + 2?", "four")
     assert "2 + 2?" in messages[-1].content and "four" in messages[-1].content
     assert (sampling.n, sampling.seed, sampling.max_tokens, sampling.temperature) == (3, 8, 50, 1.0)
+    assert sampling.schema is not None
     guide = Draft202012Validator(sampling.schema)
     assert guide.is_valid(json.loads(RIGHT)) and guide.is_valid(json.loads(WRONG))
     assert not guide.is_valid(json.loads(MALFORMED[4])) and not guide.is_valid(json.loads(MALFORMED[6]))
@@ -250,6 +251,7 @@ async def test_the_curator_sees_the_example_and_is_held_to_its_schema() -> None:
     assert [m.role for m in messages] == ["system", "user"]
     assert "2 + 2?" in messages[1].content and "four" in messages[1].content
     assert (sampling.n, sampling.seed) == (2, 4)
+    assert sampling.schema is not None
     guide = Draft202012Validator(sampling.schema)
     assert guide.is_valid({"keep": False, "why": "trivial"})
     assert not guide.is_valid({"keep": False, "why": "nice"}) and not guide.is_valid({"keep": 1, "why": "clear"})

@@ -90,6 +90,8 @@ def chance(*parts: object) -> float:
 class SimulatedModel:
     """A back end whose answers are as good as the skill in the weights it has loaded."""
 
+    calls_apart = False
+
     def __init__(self) -> None:
         self.skill, self.sha256 = 0.0, ""
         self.calls = 0

@@ -20,7 +20,7 @@ from trl import SFTTrainer
 
 from autotelic.core.errors import TrainingError, UsageError
 from autotelic.core.hashing import sha256_of_weights
-from autotelic.core.words import TrainingExample
+from autotelic.core.words import Message, TrainingExample
 from autotelic.training.lora import merge
 from autotelic.training.packing import Row, pack
 from autotelic.training.sft import SFT, tokenize
@@ -133,7 +133,7 @@ def test_every_row_is_seen_exactly_once_an_epoch(tiny: Path, tmp_path: Path) -> 
 
 def test_training_repeats_trl_step_by_step(tiny: Path, tmp_path: Path, examples: list[TrainingExample]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny)
-    rows = [tokenize(tokenizer, example) for example in examples]
+    rows = [row for example in examples for row in tokenize(tokenizer, example)]
     ours = build(tiny, rows, tmp_path)
     args = copy.copy(ours.args)
     ours.train()
@@ -177,13 +177,28 @@ def test_training_repeats_trl_step_by_step(tiny: Path, tmp_path: Path, examples:
 
 def test_prompt_and_end_of_turn_are_tokenised_as_served(tiny: Path, examples: list[TrainingExample]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny)
-    row = tokenize(tokenizer, examples[0])
+    (row,) = tokenize(tokenizer, examples[0])
     assert tokenizer.decode(row.prompt) == "user w1 w2 w3 <end> assistant"
     assert tokenizer.decode(row.completion) == "w4 w5 <end>"
 
 
+def test_every_turn_of_the_assistants_is_learned_and_no_result_of_a_tool(
+    tiny: Path, examples: list[TrainingExample]
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    turns = (Message(role="assistant", content="w6 w7"), Message(role="tool", content="w8"))
+    first, last = tokenize(tokenizer, examples[0].model_copy(update={"turns": turns, "weight": 0.5}))
+    assert tokenizer.decode(first.prompt) == "user w1 w2 w3 <end> assistant"
+    assert tokenizer.decode(first.completion) == "w6 w7 <end>"
+    before = "user w1 w2 w3 <end> assistant w6 w7 <end> tool w8 <end> assistant"
+    assert tokenizer.decode(last.prompt).replace("<unk>", "tool") == before
+    assert tokenizer.decode(last.completion) == "w4 w5 <end>"
+    assert (first.weight, last.weight) == (0.5, 0.5)
+
+
 def test_the_merged_model_is_the_trained_one(tiny: Path, tmp_path: Path, examples: list[TrainingExample]) -> None:
-    rows = [tokenize(AutoTokenizer.from_pretrained(tiny), example) for example in examples]
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    rows = [row for example in examples for row in tokenize(tokenizer, example)]
     trainer = build(tiny, rows, tmp_path)
     trainer.train()
     with torch.no_grad():

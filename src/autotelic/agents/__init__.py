@@ -6,5 +6,21 @@ from autotelic.agents.critic import Critic
 from autotelic.agents.curator import Curator, Review
 from autotelic.agents.proposer import Draft, Proposer
 from autotelic.agents.solver import Attempt, Solver, demonstration_turns
+from autotelic.agents.tool_loop import Bounds, CallRecord, Conversation, ToolLoop, Turn, answering
 
-__all__ = ["Attempt", "Critic", "Curator", "Draft", "Proposer", "Review", "Solver", "demonstration_turns"]
+__all__ = [
+    "Attempt",
+    "Bounds",
+    "CallRecord",
+    "Conversation",
+    "Critic",
+    "Curator",
+    "Draft",
+    "Proposer",
+    "Review",
+    "Solver",
+    "ToolLoop",
+    "Turn",
+    "answering",
+    "demonstration_turns",
+]

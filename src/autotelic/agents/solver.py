@@ -6,9 +6,13 @@ sees: what the model could do with help becomes what it does without (trajectory
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+from autotelic.agents.tool_loop import CallRecord, ToolLoop, Turn
+from autotelic.core.seeds import derive
 from autotelic.core.words import Completion, Message, Task
 from autotelic.environments import Environment
 from autotelic.serving import Gateway, Sampling
@@ -21,9 +25,14 @@ class Attempt:
     """One judged answer."""
 
     completion: Completion
+    """The last turn. Its counts of tokens are those of the whole answer."""
     answer: str | None
     score: float | None
     reason: str
+    turns: tuple[dict[str, Any], ...] = ()
+    """What was said between the prompt and the last turn; the model's own turns with their token ids."""
+    calls: tuple[CallRecord, ...] = ()
+    """Calls of tools."""
 
 
 class Solver:
@@ -32,17 +41,19 @@ class Solver:
     Args:
         gateway: where model calls go.
         environment: parses and checks the answers.
+        loop: answers with tools; without it an answer is one turn.
     """
 
-    def __init__(self, gateway: Gateway, environment: Environment) -> None:
+    def __init__(self, gateway: Gateway, environment: Environment, loop: ToolLoop | None = None) -> None:
         self._gateway = gateway
         self._environment = environment
+        self._loop = loop
 
-    def messages(self, task: Task, demonstrations: Sequence[tuple[str, str]] = ()) -> tuple[Message, ...]:
-        """Return the prompt: system, solved examples as turns (question, answer), the task."""
+    def messages(self, task: Task, examples: Sequence[Message] = ()) -> tuple[Message, ...]:
+        """Return the prompt: system, the turns of solved examples, the task."""
         return (
             Message(role="system", content=self._environment.system_prompt(task)),
-            *demonstration_turns(demonstrations),
+            *examples,
             Message(role="user", content=task.question),
         )
 
@@ -53,6 +64,8 @@ class Solver:
             One attempt per sample. An answer that was cut off is `truncated` and never right: what it would have been
             is not known.
         """
+        if self._loop is not None:
+            return await asyncio.gather(*(self._converse(task, messages, sampling, i) for i in range(sampling.n)))
         completions = await self._gateway.complete(list(messages), sampling)
         return [await self._judge(task, completion) for completion in completions]
 
@@ -63,6 +76,24 @@ class Solver:
         checked = await self._environment.check(task, answer)
         return Attempt(completion, answer, checked.score, checked.reason)
 
+    async def _converse(self, task: Task, messages: Sequence[Message], sampling: Sampling, sample: int) -> Attempt:
+        """Answer with tools; each sample is a conversation of its own."""
+        assert self._loop is not None
+        seed = None if sampling.seed is None else derive(sampling.seed, sample)
+        talk = await self._loop.answer(messages, replace(sampling, n=1, seed=seed))
+        own = iter(talk.turns)
+        turns = tuple(_recorded(m, next(own) if m.role == "assistant" else None) for m in talk.messages[len(messages) :])
+        made = [turn.completion for turn in talk.turns]
+        counts = {name: sum(getattr(c, name) for c in made) for name in ("prompt_tokens", "completion_tokens")}
+        last = made[-1].model_copy(update=counts)
+        spoken = max(at for at, turn in enumerate(turns) if turn["role"] == "assistant")
+        rest = (turns[:spoken], tuple(talk.calls))
+        if talk.answer is None:
+            return Attempt(last, None, 0.0, talk.reason, *rest)
+        answer = self._environment.parse(task, talk.answer)
+        checked = await self._environment.check(task, answer)
+        return Attempt(last, answer, checked.score, checked.reason, *rest)
+
 
 def demonstration_turns(pairs: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
     """Render (question, answer) pairs as user and assistant turns."""
@@ -70,3 +101,8 @@ def demonstration_turns(pairs: Sequence[tuple[str, str]]) -> tuple[Message, ...]
     for question, answer in pairs:
         turns += (Message(role="user", content=question), Message(role="assistant", content=answer))
     return tuple(turns)
+
+
+def _recorded(message: Message, turn: Turn | None) -> dict[str, Any]:
+    kept = message.model_dump(mode="json", exclude_defaults=True)
+    return kept if turn is None else kept | {"token_ids": list(turn.completion.token_ids)}

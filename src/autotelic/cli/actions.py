@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,10 +25,9 @@ from autotelic.graphs import Config, GraphContext, Session, open_session
 from autotelic.graphs.evaluating import answer_suite, evaluate, fresh_suite, gate
 from autotelic.graphs.learning import deliver, train
 from autotelic.graphs.session import open_memory
-from autotelic.sandbox import Sandbox
 from autotelic.serving import Gateway, LiteLLMBackend, PolicyServer, ServingConfig, resolve_model
 from autotelic.store import DeliveryRow, ExampleRow, GateRow, Ledger, NodeRow, PolicyRow, RunRow, SuiteRow
-from autotelic.tools import Tool, load_tools
+from autotelic.tools import ToolsConfig, open_toolbox
 from autotelic.training import Trainer, read_policy
 
 __all__ = ["Source", "ask", "crown", "describe_policies", "describe_policy", "evaluate_policy", "train_candidate"]
@@ -216,7 +215,7 @@ class Source:
 
 
 async def ask(
-    graph: str, payload: dict[str, Any], source: Source, *, tools: Iterable[str], progress: Progress
+    graph: str, payload: dict[str, Any], source: Source, *, tools: ToolsConfig, progress: Progress
 ) -> dict[str, Any]:
     """Run a registered graph once and return its last state.
 
@@ -224,28 +223,24 @@ async def ask(
         graph: its registered name.
         payload: its input.
         source: who answers.
-        tools: names, files or `module:name`.
+        tools: which there are, and what is allowed.
         progress: shows how far it is.
     """
     builder = lookup("graph", graph)
     async with AsyncExitStack() as stack:
-        loaded = tuple(await _tools(stack, tools))
+        toolbox = await stack.enter_async_context(open_toolbox(tools, workers=1))
+        for tool in toolbox.refused:
+            progress.say(f"{tool.name} may not be called: allow {tool.name}, or its class {tool.permission}")
         if source.remote:
             gateway = Gateway(LiteLLMBackend(source.remote, base_url=source.base_url))
             stack.push_async_callback(gateway.aclose)
-            context = GraphContext(gateway, tools=loaded)
+            context = GraphContext(gateway, toolbox=toolbox)
         elif source.run is not None:
-            context = replace(await _run_context(stack, source.run, progress), tools=loaded)
+            context = replace(await _run_context(stack, source.run, progress), toolbox=toolbox)
         else:
-            context = GraphContext(await _model_gateway(stack, source.model, progress), tools=loaded)
+            context = GraphContext(await _model_gateway(stack, source.model, progress), toolbox=toolbox)
         state: dict[str, Any] = await builder(context).ainvoke(payload)
     return state
-
-
-async def _tools(stack: AsyncExitStack, specs: Iterable[str]) -> list[Tool]:
-    wanted = list(specs)
-    sandbox = await stack.enter_async_context(await Sandbox.open("auto", workers=1)) if "python" in wanted else None
-    return [tool for spec in wanted for tool in load_tools(spec, sandbox=sandbox)]
 
 
 async def _run_context(stack: AsyncExitStack, run: Path, progress: Progress) -> GraphContext:

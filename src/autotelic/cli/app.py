@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from autotelic import __version__
+from autotelic.cli.shown import JsonOption, out, show
+from autotelic.cli.tools import AllowOption, ToolOption, tools, tools_config
 from autotelic.core.errors import UsageError
 
 __all__ = ["app"]
@@ -29,11 +30,9 @@ app = typer.Typer(
 )
 policies = typer.Typer(help="The policies of a run: list, show, promote, roll back.", no_args_is_help=True)
 app.add_typer(policies, name="policies")
-
-out = Console()
+app.add_typer(tools, name="tools")
 
 RunArgument = Annotated[Path, typer.Argument(help="Directory of a run.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs.")]
 SetArgument = Annotated[list[str] | None, typer.Argument(help="Overrides of the config, key=value.")]
 
 
@@ -70,7 +69,7 @@ def self_play(
     with Bars() as bars:
         outcome = asyncio.run(SelfPlay(settings, directory, bars).run(answer=approve))
     if outcome.question is not None:
-        _show({"waiting": outcome.question}, as_json, f"waiting for a person: {outcome.question}")
+        show({"waiting": outcome.question}, as_json, f"waiting for a person: {outcome.question}")
         raise typer.Exit(3)
     _finished(directory, as_json)
 
@@ -112,7 +111,7 @@ def evaluate(
 
     with Bars() as bars:
         found = asyncio.run(evaluate_policy(run, policy, suite, memory=memory, progress=bars))
-    _show(found, as_json, accuracy_table(found))
+    show(found, as_json, accuracy_table(found))
 
 
 @app.command()
@@ -131,10 +130,10 @@ def train(
     with Bars() as bars:
         found = asyncio.run(train_candidate(run, round, progress=bars, approve=approve))
     if "waiting" in found:
-        _show(found, as_json, f"waiting for a person: {found['waiting']}")
+        show(found, as_json, f"waiting for a person: {found['waiting']}")
         raise typer.Exit(3)
     verdict = "promoted" if found["promoted"] else "not promoted"
-    _show(found, as_json, "\n".join([f"policy-{found['candidate']}: {verdict}", *found["reasons"]]))
+    show(found, as_json, "\n".join([f"policy-{found['candidate']}: {verdict}", *found["reasons"]]))
 
 
 @app.command("run")
@@ -145,7 +144,8 @@ def run_graph(
     model: Annotated[str, typer.Option(help="Without --run: name, directory or hub id that vLLM serves.")] = "",
     remote: Annotated[str | None, typer.Option(help="A model called through LiteLLM, e.g. openai/NAME.")] = None,
     base_url: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server for --remote.")] = None,
-    tool: Annotated[list[str] | None, typer.Option(help="Tool: name, file.py or module:name. May be repeated.")] = None,
+    tool: ToolOption = None,
+    allow: AllowOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run an agent graph once."""
@@ -161,8 +161,8 @@ def run_graph(
         raise UsageError(f'--input is {given}, expected an object such as {{"question": "2 + 2?"}}.')
     source = Source(run=run, model=model or DEFAULT_MODEL, remote=remote, base_url=base_url)
     with Bars() as bars:
-        found = asyncio.run(ask(graph, payload, source, tools=tool or [], progress=bars))
-    _show(found, as_json, str(found.get("answer")))
+        found = asyncio.run(ask(graph, payload, source, tools=tools_config(tool, allow), progress=bars))
+    show(found, as_json, str(found.get("answer")))
 
 
 @policies.command("list")
@@ -183,7 +183,7 @@ def list_policies(run: RunArgument, as_json: JsonOption = False) -> None:
             shown,
             row["sha256"][:8],
         )
-    _show(rows, as_json, table)
+    show(rows, as_json, table)
 
 
 @policies.command("show")
@@ -192,7 +192,7 @@ def show_policy(run: RunArgument, number: int, as_json: JsonOption = False) -> N
     from autotelic.cli.actions import describe_policy
 
     found = describe_policy(run, number)
-    _show(found, as_json, json.dumps(found, indent=2, default=str))
+    show(found, as_json, json.dumps(found, indent=2, default=str))
 
 
 @policies.command("promote")
@@ -220,7 +220,7 @@ def _crown(run: Path, number: int | None, kind: str, as_json: bool) -> None:
     proof = found["proof"]
     away = "" if proof["to_previous"] is None else f", {proof['to_previous']:.2f} from policy-{found['before']}"
     shown = f"log-probabilities within {proof['to_trainer']:.2f} nats of the trainer's{away}"
-    _show(found, as_json, f"policy-{found['champion']} is the champion, proved: {shown}")
+    show(found, as_json, f"policy-{found['champion']} is the champion, proved: {shown}")
 
 
 @app.command()
@@ -232,13 +232,6 @@ def doctor(as_json: JsonOption = False) -> None:
     table = Table("", "what", "found", "needed for", "fix")
     for f in findings:
         table.add_row("[green]ok[/]" if f.ok else "[red]no[/]", f.name, f.found, f.needed_for, f.fix)
-    _show([f.model_dump() for f in findings], as_json, table)
+    show([f.model_dump() for f in findings], as_json, table)
     if not all(f.ok for f in findings):
         raise typer.Exit(1)
-
-
-def _show(data: Any, as_json: bool, shown: Any) -> None:
-    if as_json:
-        out.print_json(json.dumps(data, default=str))
-    else:
-        out.print(shown, soft_wrap=isinstance(shown, str), markup=not isinstance(shown, str))

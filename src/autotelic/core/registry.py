@@ -27,6 +27,8 @@ _builtin: dict[tuple[str, str], str] = {
     ("embedder", "minilm"): "autotelic.memory.embedder:MiniLM",
     ("selector", "balanced"): "autotelic.selection:Balanced",
     ("tool", "calculator"): "autotelic.tools:calculator",
+    ("tool", "documents"): "autotelic.tools:documents",
+    ("tool", "sql"): "autotelic.tools:sql",
 }
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "Score",
     "SuiteName",
     "Task",
+    "ToolCall",
     "TrainingExample",
     "content_id",
 ]
@@ -79,6 +80,17 @@ class PolicyState(StrEnum):
     REJECTED = "rejected"
 
 
+class ToolCall(Frozen):
+    """One call of a tool as a model wrote it."""
+
+    id: str = ""
+    """The provider's id of the call, which its result has to name; empty where calls are part of the text."""
+    name: str
+    """Name of the tool."""
+    arguments: str
+    """JSON text, not checked yet."""
+
+
 class Message(Frozen):
     """One chat message as it is sent to the server."""
 
@@ -86,6 +98,22 @@ class Message(Frozen):
     """Speaker."""
     content: str
     """Text, exactly as the chat template receives it."""
+    calls: tuple[ToolCall, ...] = ()
+    """Calls that a provider gave apart from the text."""
+    call_id: str = ""
+    """Of a tool's message: the call that this is the result of."""
+
+    def openai(self) -> dict[str, Any]:
+        """Return the message in the form that OpenAI-compatible servers and chat templates take."""
+        body: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.calls:
+            body["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in self.calls
+            ]
+        if self.call_id:
+            body["tool_call_id"] = self.call_id
+        return body
 
 
 class Task(Frozen):
@@ -165,6 +193,8 @@ class Completion(Frozen):
     """Generated tokens."""
     policy: int | None = None
     """Number of the policy that answered, `None` for a model outside the run."""
+    calls: tuple[ToolCall, ...] = ()
+    """Calls that a provider gave apart from the text."""
 
 
 class Critique(Frozen):
@@ -185,7 +215,7 @@ class Critique(Frozen):
 
 
 class TrainingExample(Frozen):
-    """One row of curated data: a conversation whose last assistant turn is learned."""
+    """One row of curated data: a conversation whose assistant turns after the prompt are learned."""
 
     id: str
     """`content_id` of role, prompt and completion."""
@@ -193,6 +223,10 @@ class TrainingExample(Frozen):
     """Role it trains."""
     messages: tuple[Message, ...]
     """Prompt, without memory."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Tools that the prompt offers, in OpenAI's form, for the chat template."""
+    turns: tuple[Message, ...] = ()
+    """What was said between prompt and completion: the assistant's calls, which are learned too, and their results."""
     completion: str
     """Text to learn (loss on it and on the end-of-turn token only)."""
     family: str = ""

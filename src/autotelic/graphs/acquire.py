@@ -7,17 +7,21 @@ under an id that does not depend on when or how often it was tried.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
+
+from autotelic.agents import Attempt
 
 from autotelic.core.words import Message, Origin, Proposal, Rejection, Role, Task, TrainingExample
 from autotelic.graphs.session import Session, as_dicts
 from autotelic.graphs.solve import SolveState, build_solve
-from autotelic.memory import Query
+from autotelic.memory import Demonstration, Query
 from autotelic.selection import Candidate, contamination
 from autotelic.serving import Sampling
-from autotelic.store import CritiqueRow, EpisodeRow, ExampleRow, ProposalRow, SuiteRow, TaskRow
+from autotelic.store import CritiqueRow, EpisodeRow, ExampleRow, ProposalRow, SuiteRow, TaskRow, ToolCallRow
 
-__all__ = ["balanced_sample", "critique", "episodes", "messages_of", "met_tasks", "propose", "recall", "solve", "unmet"]
+__all__ = ["balanced_sample", "critique", "episodes", "messages_of", "met_tasks", "propose", "recall", "solve", "tool_calls", "unmet"]
 
 
 async def propose(s: Session, round: int, champion: int) -> dict[str, Any]:
@@ -151,21 +155,22 @@ async def solve(s: Session, round: int, champion: int) -> dict[str, Any]:
         rows = episodes(round, champion, helped, result)
         for row in rows:
             row.sandbox = s.environment.sandbox or ""
-        s.ledger.add(rows)
+        calls = [tool_calls(row.id, round, a) for row, a in zip(rows, result["attempts"], strict=True)]
+        s.ledger.add([*rows, *chain.from_iterable(calls)])
 
     await s.each("solve", todo, roll_out, done=len(wanted) - len(todo))
     return {"episodes": s.ledger.count(EpisodeRow, round=round)}
 
 
-async def recall(s: Session, tasks: list[Task], round: int) -> dict[str, list[tuple[str, str, str]]]:
-    """Return the demonstrations (id, question, answer) that the memory of earlier rounds has for each task."""
+async def recall(s: Session, tasks: list[Task], round: int) -> dict[str, list[Demonstration]]:
+    """Return the demonstrations that the memory of earlier rounds has for each task."""
     if not tasks or not s.config.memory.demonstrations:
         return {}
     s.progress.start("recall")
     queries = [Query(t.question, task_id=t.id, environment=t.environment, family=t.family) for t in tasks]
     found = await s.memory.retrieve(queries, s.config.memory.demonstrations, before_round=round)
     s.progress.stop("recall")
-    return {t.id: [(d.id, d.question, d.answer) for d in ds] for t, ds in zip(tasks, found, strict=True)}
+    return {t.id: demonstrations for t, demonstrations in zip(tasks, found, strict=True)}
 
 
 def episodes(round: int, policy: int, helped: bool, result: SolveState) -> list[EpisodeRow]:
@@ -181,6 +186,7 @@ def episodes(round: int, policy: int, helped: bool, result: SolveState) -> list[
             sample=sample,
             messages=as_dicts(result["messages"]),
             bare_messages=as_dicts(result["bare_messages"]),
+            turns=list(attempt.turns),
             text=attempt.completion.text,
             finish_reason=attempt.completion.finish_reason,
             token_ids=list(attempt.completion.token_ids),
@@ -189,10 +195,28 @@ def episodes(round: int, policy: int, helped: bool, result: SolveState) -> list[
             answer=attempt.answer,
             score=attempt.score,
             reason=attempt.reason,
-            memory_ids=[d[0] for d in result["demonstrations"]],
+            memory_ids=[d.id for d in result["demonstrations"]],
             seed=result["sampling"].seed or 0,
         )
         for sample, attempt in enumerate(attempts)
+    ]
+
+
+def tool_calls(owner: str, round: int, attempt: Attempt) -> list[ToolCallRow]:
+    """Return the ledger's rows for the calls that an attempt made."""
+    return [
+        ToolCallRow(
+            owner=owner,
+            index=index,
+            round=round,
+            tool=record.call.name,
+            arguments=record.call.arguments,
+            ok=record.result.ok,
+            reason=record.result.reason,
+            content=record.result.content,
+            seconds=record.seconds,
+        )
+        for index, record in enumerate(attempt.calls)
     ]
 
 
@@ -228,9 +252,9 @@ def balanced_sample(s: Session, round: int, n: int, purpose: str) -> list[Episod
     return chosen + rng.sample(wrong, min(n - len(chosen), len(wrong)))
 
 
-def messages_of(row: list[dict[str, str]]) -> tuple[Message, ...]:
-    """Messages as stored, back as words."""
-    return tuple(Message.model_validate(m) for m in row)
+def messages_of(row: Iterable[dict[str, Any]]) -> tuple[Message, ...]:
+    """Messages as stored, back as words; token ids are left out."""
+    return tuple(Message.model_validate({k: v for k, v in m.items() if k != "token_ids"}) for m in row)
 
 
 def _proposal_id(round: int, index: int) -> str:

@@ -10,9 +10,11 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from autotelic.agents import Bounds
 from autotelic.core.words import Frozen
 from autotelic.evaluation import AlarmConfig, GateConfig
 from autotelic.serving import ServingConfig
+from autotelic.tools import ToolsConfig
 
 __all__ = [
     "Config",
@@ -57,6 +59,8 @@ class SolveConfig(Frozen):
     """Bound on one answer, tokens."""
     concurrency: int = Field(default=32, ge=1)
     """Tasks in flight at once."""
+    bounds: Bounds = Bounds(calls=2, turns=4, call_first=True)
+    """How far an answer with tools may go; `max_tokens` then bounds each turn."""
 
 
 class MemoryConfig(Frozen):
@@ -173,6 +177,8 @@ class Config(Frozen):
     """Node `gate`."""
     alarms: AlarmConfig = AlarmConfig()
     """What stops a run that collapses."""
+    tools: ToolsConfig = ToolsConfig()
+    """Tools that the solver has."""
     serving: ServingConfig = ServingConfig()
     """The model server."""
 

@@ -7,7 +7,9 @@ they tell right from wrong.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
+from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
@@ -118,15 +120,17 @@ def _solver_candidates(
 ) -> list[Candidate]:
     found = []
     for e in episodes:
-        text = (e.answer or e.text).strip()
-        example = _example(Role.SOLVER, e.bare_messages, text, e.family, e.id)
+        answer = (e.answer or e.text).strip()
+        # With tools the last turn has a form of its own; without, the answer alone is what is worth saying.
+        text = e.text if e.turns else answer
+        example = _example(Role.SOLVER, e.bare_messages, text, e.family, e.id, e.turns)
         found.append(
             Candidate(
                 id=e.id,
                 example=example,
                 task_id=e.task_id,
                 question=tasks[e.task_id].question,
-                answer=text,
+                answer=answer,
                 score=e.score,
                 solve_rate=rates.get(e.task_id),
                 round=round,
@@ -152,11 +156,15 @@ def _proposer_candidates(s: Session, rates: dict[str, float], round: int) -> lis
     ]
 
 
-def _example(role: Role, messages: list[dict[str, str]], text: str, family: str, source: str) -> TrainingExample:
+def _example(
+    role: Role, messages: list[dict[str, Any]], text: str, family: str, source: str, turns: Iterable[dict[str, Any]] = ()
+) -> TrainingExample:
+    between = messages_of(turns)
     return TrainingExample(
-        id=content_id(role.value, messages, text),
+        id=content_id(role.value, messages, *([as_dicts(between)] if between else []), text),
         role=role,
         messages=messages_of(messages),
+        turns=between,
         completion=text,
         family=family,
         source=source,
@@ -182,8 +190,16 @@ def _gates(s: Session, round: int, clean: Gate) -> dict[Role, list[Gate]]:
 
 
 def _past(row: ExampleRow) -> Past:
-    answer = row.completion if row.role == Role.SOLVER.value else ""
-    return Past(example_id=row.id, task_id=row.task_id, question=row.question, answer=answer, role=Role(row.role))
+    return Past(
+        example_id=row.id, task_id=row.task_id, question=row.question, answer=_answer_of(row), role=Role(row.role)
+    )
+
+
+def _answer_of(row: ExampleRow) -> str:
+    """The answer that an example gives; with tools it stands inside the last turn's form."""
+    if row.role != Role.SOLVER.value:
+        return ""
+    return str(json.loads(row.completion)["answer"]) if row.turns else row.completion
 
 
 async def _reviewed(
@@ -223,10 +239,9 @@ def _examples(s: Session, round: int, kept: list[Candidate], clean: Gate) -> lis
         _replayable(row) for number in range(1, round) for row in s.ledger.rows(ExampleRow, round=number, origin="new")
     ]
     real = s.ledger.tasks(row.id for row in s.ledger.rows(TaskRow, origin="real", order="id"))
-    pools = [
-        Pool("replay", earlier, settings.replay if earlier else 0.0),
-        Pool("real", [_real(s, task) for task in real.values()], settings.real),
-    ]
+    pools = [Pool("replay", earlier, settings.replay if earlier else 0.0)]
+    if not s.loop:  # a real example has an answer and no calls: with tools it would teach not to use them
+        pools.append(Pool("real", [_real(s, task) for task in real.values()], settings.real))
     drawn = replay(kept, pools, contamination=clean, seed=s.seed("replay", round))
     chosen = [("new", one) for one in kept]
     chosen += [(name, one) for name, rows in drawn.rows.items() for one in rows]
@@ -237,6 +252,7 @@ def _examples(s: Session, round: int, kept: list[Candidate], clean: Gate) -> lis
             position=position,
             role=one.example.role.value,
             messages=as_dicts(one.example.messages),
+            turns=as_dicts(one.example.turns),
             completion=one.example.completion,
             family=one.example.family,
             source=one.example.source,
@@ -250,13 +266,13 @@ def _examples(s: Session, round: int, kept: list[Candidate], clean: Gate) -> lis
 
 
 def _replayable(row: ExampleRow) -> Candidate:
-    example = _example(Role(row.role), row.messages, row.completion, row.family, row.source)
+    example = _example(Role(row.role), row.messages, row.completion, row.family, row.source, row.turns)
     return Candidate(
         id=f"r{row.round}/{row.id}",
         example=example,
         task_id=row.task_id,
         question=row.question,
-        answer=row.completion if example.role == Role.SOLVER else "",
+        answer=_answer_of(row),
         score=1.0,
         round=row.round,
     )
@@ -294,6 +310,8 @@ def _demonstrations(episodes: list[EpisodeRow], tasks: dict[str, Task], clean: G
             policy=right[c.task_id].policy,
             round=round,
             trajectory_id=c.id,
+            turns=c.example.turns,
+            text=c.example.completion if c.example.turns else "",
         )
         for c in candidates
         if c.id not in barred

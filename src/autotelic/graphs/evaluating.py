@@ -17,7 +17,7 @@ from autotelic.core.errors import EnvironmentFailure
 from autotelic.core.words import Origin, PolicyState, SuiteName, Task
 from autotelic.environments import solved
 from autotelic.evaluation import Decision, compare_policies, decide, full_marks, self_test
-from autotelic.graphs.acquire import recall, unmet
+from autotelic.graphs.acquire import recall, tool_calls, unmet
 from autotelic.graphs.session import Session
 from autotelic.graphs.solve import SolveState, build_solve
 from autotelic.memory import Demonstration
@@ -36,7 +36,8 @@ async def prepare(s: Session) -> dict[str, Any]:
     real = await asyncio.to_thread(_real_set, s)
     s.progress.stop("suites")
     report = await self_test(s.environment, s.ledger.suite("frozen"))
-    await s.memory.add([_as_demonstration(task) for task in real])
+    if not s.loop:  # with tools an example shows the calls, and real ones have none
+        await s.memory.add([Demonstration.of(task) for task in real])
     await s.serve(0)
     await answer_suite(s, "frozen", 0, 0)
     return {"sealed": settings.sealed, "frozen": settings.frozen, "real": len(real), "selftest": report.model_dump()}
@@ -86,21 +87,6 @@ def _real_set(s: Session) -> list[Task]:
     return real
 
 
-def _as_demonstration(task: Task) -> Demonstration:
-    return Demonstration(
-        id=f"real/{task.id}",
-        task_id=task.id,
-        environment=task.environment,
-        family=task.family,
-        question=task.question,
-        answer=str(task.answer),
-        score=1.0,
-        policy=0,
-        round=0,
-        trajectory_id="",
-    )
-
-
 async def fresh_suite(s: Session, round: int) -> None:
     """Draw the round's fresh suite, before anything of the round is proposed."""
     await asyncio.to_thread(_draw, s, "fresh", s.config.evaluate.fresh, round)
@@ -137,7 +123,9 @@ async def answer_suite(
                 "sampling": sampling,
             }
             result = await graph.ainvoke(state)
-            s.ledger.add([_row(key, task, result["attempts"][0])])
+            owner = "/".join(map(str, ("eval", *key.values(), task.id)))
+            (attempt,) = result["attempts"]
+            s.ledger.add([_row(key, task, attempt), *tool_calls(owner, round, attempt)])
 
         name = f"{suite}{' + memory' if helped else ''}: policy-{policy}"
         await s.each(name, todo, ask, done=len(tasks) - len(todo))

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 from langchain_core.runnables.config import var_child_runnable_config
 
 import autotelic
-from autotelic.agents import Critic, Curator, Proposer, Solver
+from autotelic.agents import Critic, Curator, Proposer, Solver, ToolLoop
 from autotelic.core.plugins import load_source
 from autotelic.core.progress import Progress, Silent
 from autotelic.core.registry import lookup
@@ -30,6 +30,7 @@ from autotelic.graphs.config import Config
 from autotelic.memory import CachedEmbedder, DemonstrationMemory
 from autotelic.serving import PolicyServer, resolve_model
 from autotelic.store import DeliveryRow, Ledger, NodeRow, PolicyRow, RunRow
+from autotelic.tools import Toolbox, open_toolbox
 from autotelic.training import Card, Trainer, read_policy, write_card
 
 __all__ = ["Session", "as_dicts", "open_memory", "open_session"]
@@ -49,13 +50,19 @@ class Session:
     memory: DemonstrationMemory
     server: PolicyServer
     trainer: Trainer
+    toolbox: Toolbox = field(default_factory=Toolbox)
     progress: Progress = field(default_factory=Silent)
     round: int = 0
 
     @property
+    def loop(self) -> ToolLoop | None:
+        """What answers with tools, if the run has any that may be called."""
+        return ToolLoop(self.server.gateway, self.toolbox, self.config.solve.bounds) if self.toolbox.allowed else None
+
+    @property
     def solver(self) -> Solver:
         """The solver on the local policy."""
-        return Solver(self.server.gateway, self.environment)
+        return Solver(self.server.gateway, self.environment, self.loop)
 
     @property
     def proposer(self) -> Proposer:
@@ -185,11 +192,14 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
         stack.callback(ledger.close)
         environment = await stack.enter_async_context(open_environment(config.environment, sandbox=config.sandbox))
         memory = await open_memory(stack, config, run)
+        toolbox = await stack.enter_async_context(open_toolbox(config.tools, sandbox=config.sandbox))
         trainer = Trainer(run.logs / "trainer.log", threads=config.train.threads, timeout=config.train.timeout)
         stack.push_async_callback(trainer.aclose)
         server = PolicyServer(config.serving, log=run.logs / "vllm.log")
         stack.push_async_callback(server.stop)
-        session = Session(config, run, ledger, environment, memory, server, trainer, progress or Silent())
+        session = Session(config, run, ledger, environment, memory, server, trainer, toolbox, progress or Silent())
+        for tool in toolbox.refused:
+            session.progress.say(f"{tool.name} may not be called: add it, or its class {tool.permission}, to tools.allow")
         server.on_record = session.record_delivery
         await _found(session)
         yield session
@@ -239,6 +249,6 @@ async def _found(session: Session) -> None:
     )
 
 
-def as_dicts(messages: Iterable[Message]) -> list[dict[str, str]]:
+def as_dicts(messages: Iterable[Message]) -> list[dict[str, Any]]:
     """Messages as the ledger stores them."""
-    return [{"role": m.role, "content": m.content} for m in messages]
+    return [m.model_dump(mode="json", exclude_defaults=True) for m in messages]

@@ -13,19 +13,20 @@ from langgraph.graph import END, START, StateGraph
 
 from autotelic.agents import Attempt, Solver
 from autotelic.core.words import Message, Task
+from autotelic.memory import Demonstration
 from autotelic.serving import Sampling
 
 __all__ = ["SolveState", "build_solve"]
 
-Recall = Callable[[Task], Awaitable[list[tuple[str, str, str]]]]
+Recall = Callable[[Task], Awaitable[list[Demonstration]]]
 
 
 class SolveState(TypedDict, total=False):
-    """State of one solve. `demonstrations` are (memory id, question, answer)."""
+    """State of one solve."""
 
     task: Task
     sampling: Sampling
-    demonstrations: list[tuple[str, str, str]]
+    demonstrations: list[Demonstration]
     messages: tuple[Message, ...]
     bare_messages: tuple[Message, ...]
     attempts: list[Attempt]
@@ -47,7 +48,7 @@ def build_solve(solver: Solver, recall: Recall | None = None) -> Any:
 
     async def draft(state: SolveState) -> SolveState:
         task = state["task"]
-        messages = solver.messages(task, [(q, a) for _, q, a in state["demonstrations"]])
+        messages = solver.messages(task, [m for shown in state["demonstrations"] for m in shown.messages])
         attempts = await solver.attempt(task, messages, state["sampling"])
         return {"messages": messages, "bare_messages": solver.messages(task), "attempts": attempts}
 

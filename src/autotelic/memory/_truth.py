@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from autotelic.core.words import Frozen, content_id
+from autotelic.core.words import Frozen, Message, Task, content_id
 
 __all__ = ["NEVER", "Demonstration", "Row", "Truth"]
 
@@ -54,6 +54,32 @@ class Demonstration(Frozen):
     """Round it was made in; it can be seen from the next round on."""
     trajectory_id: str
     """Trajectory it comes from, empty for a real example."""
+    turns: tuple[Message, ...] = ()
+    """Calls of tools and their results, between question and answer."""
+    text: str = ""
+    """The last turn as it was said, where that is more than the answer."""
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The example as it should stand in a prompt."""
+        said = Message(role="assistant", content=self.text or self.answer)
+        return (Message(role="user", content=self.question), *self.turns, said)
+
+    @classmethod
+    def of(cls, task: Task) -> Demonstration:
+        """Make the example of a real task, whose answer is known."""
+        return cls(
+            id=f"real/{task.id}",
+            task_id=task.id,
+            environment=task.environment,
+            family=task.family,
+            question=task.question,
+            answer=str(task.answer),
+            score=1.0,
+            policy=0,
+            round=0,
+            trajectory_id="",
+        )
 
     @property
     def content(self) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import httpx
 
 from autotelic.core.errors import ServingError, UsageError
-from autotelic.core.words import Completion, Message
+from autotelic.core.words import Completion, Message, ToolCall
 
 __all__ = ["Backend", "LiteLLMBackend", "LocalBackend", "Sampling", "ScriptedBackend", "Unavailable"]
 
@@ -48,6 +48,9 @@ class Sampling:
     """Texts that end an answer; they are not part of it."""
     logprobs: bool = False
     """Whether to return the log-probability of each generated token."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Tools that the model is told of, in OpenAI's form. Our own server writes them into the prompt, by the chat
+    template; calls are then part of the text, and a `schema` is what holds them to a form."""
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -67,6 +70,9 @@ class Unavailable(Exception):
 
 class Backend(Protocol):
     """One attempt at one request."""
+
+    calls_apart: bool
+    """Whether a model's calls of tools come apart from its text. If not, they are the text."""
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling, policy: int | None) -> list[Completion]:
         """Return `sampling.n` completions, marked with `policy`.
@@ -92,6 +98,8 @@ class LocalBackend:
         timeout: seconds after which a request counts as lost.
     """
 
+    calls_apart = False
+
     def __init__(self, url: str, headers: dict[str, str], model: str, *, timeout: float = 600.0) -> None:
         self._model = model
         self._url = httpx.URL(url)
@@ -104,6 +112,8 @@ class LocalBackend:
         body = chat_request(messages, sampling) | {"model": self._model, "return_token_ids": True}
         if guide := _guide(sampling):
             body["structured_outputs"] = guide
+        if sampling.tools:
+            body["tool_choice"] = "none"  # the server does not look for calls in the text; we do
         return _completions(await self.post("/v1/chat/completions", body), policy)
 
     async def post(self, path: str, body: dict[str, Any] | None = None, **query: str) -> Any:
@@ -157,6 +167,8 @@ class LiteLLMBackend:
         timeout: seconds after which a request counts as lost.
     """
 
+    calls_apart = True
+
     def __init__(
         self, model: str, *, base_url: str | None = None, api_key: str | None = None, timeout: float = 600.0
     ) -> None:
@@ -209,6 +221,8 @@ Script = Callable[[Sequence[Message], Sampling], Sequence[str] | Awaitable[Seque
 class ScriptedBackend:
     """A function in the place of a model: messages and sampling in, n texts out. For tests and examples."""
 
+    calls_apart = False
+
     def __init__(self, script: Script) -> None:
         self._script = script
 
@@ -235,7 +249,7 @@ class ScriptedBackend:
 def chat_request(messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
     """Return the part of a chat request that every OpenAI-compatible server understands."""
     body: dict[str, Any] = {
-        "messages": [{"role": message.role, "content": message.content} for message in messages],
+        "messages": [message.openai() for message in messages],
         "n": sampling.n,
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
@@ -247,6 +261,8 @@ def chat_request(messages: Sequence[Message], sampling: Sampling) -> dict[str, A
         body["stop"] = list(sampling.stop)
     if sampling.logprobs:
         body["logprobs"] = True
+    if sampling.tools:
+        body["tools"] = list(sampling.tools)
     return body
 
 
@@ -279,9 +295,16 @@ def _completions(answer: dict[str, Any], policy: int | None) -> list[Completion]
                 prompt_tokens=prompt,
                 completion_tokens=len(ids) or share + (index < rest),
                 policy=policy,
+                calls=tuple(_calls(choice["message"])),
             )
         )
     return found
+
+
+def _calls(message: dict[str, Any]) -> Iterator[ToolCall]:
+    for call in message.get("tool_calls") or ():
+        function = call["function"]
+        yield ToolCall(id=call.get("id") or "", name=function.get("name") or "", arguments=function["arguments"] or "")
 
 
 def _litellm() -> Any:

@@ -111,6 +111,7 @@ def _packaged(cache: Path) -> ModelFiles:
     with _locked(target.with_suffix(".lock")):
         if not target.exists():
             _convert(gguf, target)
+        _set_template(target)
         return _checked(target, f"{_PACKAGE}/{gguf.name}", revision)
 
 
@@ -145,6 +146,16 @@ def _convert(gguf: Path, target: Path) -> None:
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _set_template(target: Path) -> None:
+    """Put our chat template in the place of the model's own, which drops tools, calls and results."""
+    ours = Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8")
+    place = target / "chat_template.jinja"
+    if not place.exists() or place.read_text(encoding="utf-8") != ours:
+        new = place.with_suffix(".new")
+        new.write_text(ours, encoding="utf-8")
+        new.rename(place)
 
 
 def _checked(path: Path, source: str, revision: str) -> ModelFiles:

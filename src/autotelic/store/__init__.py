@@ -18,6 +18,7 @@ from autotelic.store.tables import (
     RunRow,
     SuiteRow,
     TaskRow,
+    ToolCallRow,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "RunRow",
     "SuiteRow",
     "TaskRow",
+    "ToolCallRow",
 ]

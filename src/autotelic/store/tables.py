@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 
-def _json() -> Any:
-    return Field(sa_column=Column(JSON, nullable=False))
+def _json(**settings: Any) -> Any:
+    return Field(sa_column=Column(JSON, nullable=False), **settings)
 
 
 class RunRow(SQLModel, table=True):
@@ -117,7 +117,7 @@ class ProposalRow(SQLModel, table=True):
     index: int
     origin: str
     policy: int
-    messages: list[dict[str, str]] = _json()
+    messages: list[dict[str, Any]] = _json()
     text: str
     seed: int
     reason: str
@@ -127,7 +127,7 @@ class ProposalRow(SQLModel, table=True):
 
 
 class EpisodeRow(SQLModel, table=True):
-    """A trajectory of the solver."""
+    """A trajectory of the solver: prompt, then turns (calls of tools and their results), then the last turn's text."""
 
     __tablename__ = "episode"
     id: str = Field(primary_key=True)
@@ -136,8 +136,9 @@ class EpisodeRow(SQLModel, table=True):
     family: str
     policy: int
     sample: int
-    messages: list[dict[str, str]] = _json()
-    bare_messages: list[dict[str, str]] = _json()
+    messages: list[dict[str, Any]] = _json()
+    bare_messages: list[dict[str, Any]] = _json()
+    turns: list[dict[str, Any]] = _json(default_factory=list)
     text: str
     finish_reason: str
     token_ids: list[int] = _json()
@@ -149,6 +150,21 @@ class EpisodeRow(SQLModel, table=True):
     memory_ids: list[str] = _json()
     seed: int
     sandbox: str = ""
+
+
+class ToolCallRow(SQLModel, table=True):
+    """A call of a tool, refused ones too. `owner` is the episode, or `eval/SUITE/ROUND/POLICY/MEMORY/TASK`."""
+
+    __tablename__ = "tool_call"
+    owner: str = Field(primary_key=True)
+    index: int = Field(primary_key=True)
+    round: int = Field(index=True)
+    tool: str
+    arguments: str
+    ok: bool
+    reason: str
+    content: str
+    seconds: float
 
 
 class CritiqueRow(SQLModel, table=True):
@@ -189,7 +205,8 @@ class ExampleRow(SQLModel, table=True):
     id: str = Field(primary_key=True)
     position: int
     role: str
-    messages: list[dict[str, str]] = _json()
+    messages: list[dict[str, Any]] = _json()
+    turns: list[dict[str, Any]] = _json(default_factory=list)
     completion: str
     family: str
     source: str

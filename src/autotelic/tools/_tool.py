@@ -1,7 +1,8 @@
-"""A tool and its three sources: a typed function, a LangChain tool, or anything that builds a `Tool` itself.
+"""A tool and its sources: a typed function, a LangChain tool, or anything that builds a `Tool` itself.
 
 A call never raises for what a model did wrong or what the tool could not do: both come back as a `ToolResult` that the
-model can read and the ledger can count.
+model can read and the ledger can count. Arguments are taken as strictly as JSON allows: a doubled name, a number that
+is none or an argument that the tool does not know is an error, never a guess.
 """
 
 from __future__ import annotations
@@ -9,18 +10,35 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import re
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_type_hints, overload
+from functools import cached_property
+from typing import Any, Literal, get_args, get_type_hints, overload
 
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
 from pydantic import ConfigDict, ValidationError, create_model
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+from referencing.exceptions import Unresolvable
 
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Frozen
 
-__all__ = ["Tool", "ToolReason", "ToolResult", "as_tool", "tool"]
+__all__ = ["Permission", "Tool", "ToolReason", "ToolResult", "as_tool", "bad_arguments", "strict_json", "tool"]
 
-ToolReason = Literal["ok", "bad_arguments", "failed", "timeout"]
+Permission = Literal["pure", "reads", "writes", "network"]
+"""What a call can do at worst: nothing but compute; read what is on this machine; change it; reach other machines.
+
+Each class includes the ones before it. A tool that does not say counts as `network`.
+"""
+
+ToolReason = Literal["ok", "bad_arguments", "failed", "timeout", "refused", "unknown"]
+
+_MAX_ARGUMENTS = 200_000
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 
 class ToolResult(Frozen):
@@ -31,7 +49,8 @@ class ToolResult(Frozen):
     content: str
     """Text for the model: the result, or in one line what went wrong."""
     reason: ToolReason = "ok"
-    """`ok`; `bad_arguments`: they do not fit the schema; `failed`: the tool raised; `timeout`."""
+    """`ok`; `bad_arguments`: they do not fit the schema; `failed`: the tool raised; `timeout`; `refused`: it is not on
+    the allow list; `unknown`: there is no such tool."""
 
 
 @dataclass(frozen=True)
@@ -39,26 +58,45 @@ class Tool:
     """Something that an agent may call.
 
     `seconds` bounds a call (a plain function runs in a thread, which cannot be killed: after the time it is no longer
-    waited for); `max_chars` bounds what comes back.
+    waited for, and does not keep the program from ending); `max_chars` bounds what comes back.
+
+    Raises:
+        UsageError: the name or the schema cannot be used.
     """
 
     name: str
     description: str
     parameters: dict[str, Any]
-    """JSON schema of the arguments, an object."""
+    """JSON schema of the arguments, an object. Names that are not in it are refused."""
     function: Callable[[dict[str, Any]], Awaitable[Any]]
-    """Takes the arguments, checks them, gives the result. A `ToolResult` is passed on, anything else is rendered."""
+    """Takes arguments that fit the schema, gives the result. A `ToolResult` is passed on, anything else is rendered."""
     seconds: float = 30.0
     max_chars: int = 8000
+    permission: Permission = "network"
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise UsageError(
+                f"a tool cannot be called {self.name!r}. Use letters, digits, _ and -, at most 64, no digit first."
+            )
+        if self.permission not in get_args(Permission):
+            raise UsageError(
+                f"the tool {self.name!r} has the permission class {self.permission!r}. "
+                f"Classes: {', '.join(get_args(Permission))}."
+            )
+        try:
+            Draft202012Validator.check_schema(self.parameters)
+        except SchemaError as error:
+            raise UsageError(f"the schema of the tool {self.name!r} is no JSON schema: {error.message}.") from None
 
     async def __call__(self, arguments: Mapping[str, Any] | str) -> ToolResult:
         """Call the tool with arguments as a mapping or as JSON text."""
         try:
-            given = json.loads(arguments) if isinstance(arguments, str) else dict(arguments)
-        except (ValueError, RecursionError) as error:
-            return _bad(f"the arguments are not JSON: {error}")
-        if not isinstance(given, dict):
-            return _bad(f"the arguments are a {type(given).__name__}, expected an object")
+            given = strict_json(arguments if isinstance(arguments, str) else json.dumps(dict(arguments)))
+        except (ValueError, TypeError, RecursionError) as error:
+            return bad_arguments(f"the arguments are not JSON: {error}")
+        if problem := self._problem(given):
+            return bad_arguments(problem)
         try:
             async with asyncio.timeout(self.seconds):
                 return self._bounded(await self.function(given))
@@ -67,8 +105,8 @@ class Tool:
                 ok=False, content=f"{self.name} gave no result within {self.seconds:g} s", reason="timeout"
             )
         except ValidationError as error:
-            return _bad(_explain(error))
-        except Exception as error:
+            return bad_arguments(_explain(error))
+        except (Exception, SystemExit) as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
             return ToolResult(ok=False, content=self._cut(text), reason="failed")
 
@@ -76,6 +114,25 @@ class Tool:
         """Return the tool in the form that OpenAI-compatible servers and chat templates take."""
         function = {"name": self.name, "description": self.description, "parameters": self.parameters}
         return {"type": "function", "function": function}
+
+    @cached_property
+    def _validator(self) -> Draft202012Validator:
+        # A registry of its own: by default a reference to another address would be fetched from there.
+        return Draft202012Validator(self.parameters, registry=Registry())
+
+    def _problem(self, given: Any) -> str:
+        if not isinstance(given, dict):
+            return f"the arguments are a {type(given).__name__}, expected an object"
+        known = self.parameters.get("properties", {})
+        if "additionalProperties" not in self.parameters and (strange := sorted(given.keys() - known.keys())):
+            return f"{strange[0]}: there is no such argument; there are: {', '.join(known) or 'none'}"
+        try:
+            errors = sorted(self._validator.iter_errors(given), key=lambda error: list(map(str, error.path)))
+        except RecursionError:
+            return "the arguments are nested too deeply"
+        except Unresolvable as error:
+            return f"the tool's schema refers to {error.ref}, which is not in it"
+        return "; ".join(f"{'.'.join(map(str, e.path)) or 'arguments'}: {e.message[:200]}" for e in errors[:5])
 
     def _bounded(self, result: Any) -> ToolResult:
         if isinstance(result, ToolResult):
@@ -85,14 +142,15 @@ class Tool:
 
     def _cut(self, text: str) -> str:
         left = len(text) - self.max_chars
-        return text if left <= 0 else f"{text[: self.max_chars]}... ({left} characters left out)"
+        text = text if left <= 0 else f"{text[: self.max_chars]}... ({left} characters left out)"
+        return text.encode("utf-8", "replace").decode()  # half a surrogate pair could be neither sent nor stored
 
 
 @overload
 def tool(function: Callable[..., Any], /) -> Tool: ...
 @overload
 def tool(
-    *, name: str | None = None, seconds: float = 30.0, max_chars: int = 8000
+    *, name: str | None = None, seconds: float = 30.0, max_chars: int = 8000, permission: Permission = "pure"
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 def tool(
     function: Callable[..., Any] | None = None,
@@ -101,21 +159,31 @@ def tool(
     name: str | None = None,
     seconds: float = 30.0,
     max_chars: int = 8000,
+    permission: Permission = "pure",
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a tool of a typed function, plain or async: its annotations are the schema, its docstring the description.
+
+    Args:
+        function: the function.
+        name: what models call it; the function's name if not given.
+        seconds: bound on a call.
+        max_chars: bound on the result.
+        permission: say more than `pure` if it reads or changes anything outside itself: a run allows by these classes.
 
     Raises:
         UsageError: it has no docstring, an argument without annotation, or `*args`, `**kwargs` or positional-only ones.
     """
 
     def make(plain: Callable[..., Any]) -> Tool:
-        return _from_function(plain, name or plain.__name__, seconds, max_chars)
+        return _from_function(plain, name or plain.__name__, seconds, max_chars, permission)
 
     return make if function is None else make(function)
 
 
 def as_tool(thing: Any) -> Tool:
     """Return `thing` as a tool: a `Tool`, a LangChain `BaseTool` or a typed function.
+
+    A LangChain tool says its permission class as `metadata={"permission": "pure"}`.
 
     Raises:
         UsageError: it is none of these.
@@ -133,7 +201,14 @@ def as_tool(thing: Any) -> Tool:
     )
 
 
-def _from_function(function: Callable[..., Any], name: str, seconds: float, max_chars: int) -> Tool:
+def bad_arguments(text: str) -> ToolResult:
+    """Return the result of a call whose arguments do not fit."""
+    return ToolResult(ok=False, content=text[:1000].encode("utf-8", "replace").decode(), reason="bad_arguments")
+
+
+def _from_function(
+    function: Callable[..., Any], name: str, seconds: float, max_chars: int, permission: Permission
+) -> Tool:
     description = inspect.getdoc(function)
     if not description:
         raise UsageError(f"the tool {name!r} has no docstring. Write one: it is what the model reads.")
@@ -149,14 +224,14 @@ def _from_function(function: Callable[..., Any], name: str, seconds: float, max_
     model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
 
     async def call(arguments: dict[str, Any]) -> Any:
-        checked = model.model_validate(arguments)
+        # Strict, but as JSON: "2" is no number, while a date may come as text because JSON has no other way.
+        checked = model.model_validate_json(json.dumps(arguments), strict=True)
         values = {field: getattr(checked, field) for field in fields}
         if inspect.iscoroutinefunction(function):
             return await function(**values)
-        return await asyncio.to_thread(function, **values)
+        return await _in_thread(function, values)
 
-    schema = model.model_json_schema()
-    return Tool(name, description, schema, call, seconds, max_chars)
+    return Tool(name, description, model.model_json_schema(), call, seconds, max_chars, permission)
 
 
 def _from_langchain(thing: Any) -> Tool:
@@ -164,11 +239,56 @@ def _from_langchain(thing: Any) -> Tool:
 
     function = convert_to_openai_tool(thing)["function"]
     parameters = function.get("parameters", {"type": "object", "properties": {}})
-    return Tool(thing.name, function.get("description", ""), parameters, thing.ainvoke)
+    permission = (thing.metadata or {}).get("permission", "network")
+    return Tool(thing.name, function.get("description", ""), parameters, thing.ainvoke, permission=permission)
 
 
-def _bad(text: str) -> ToolResult:
-    return ToolResult(ok=False, content=text[:1000], reason="bad_arguments")
+async def _in_thread(function: Callable[..., Any], values: dict[str, Any]) -> Any:
+    """Run a plain function in a thread of its own, which neither blocks others when it hangs nor the program's end."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if not future.done():
+            future.set_result(result) if error is None else future.set_exception(error)
+
+    def work() -> None:
+        result, error = None, None
+        try:
+            result = function(**values)
+        except BaseException as raised:
+            # A future cannot carry a StopIteration, and an exit is the tool's, not the program's.
+            carried = isinstance(raised, Exception) and not isinstance(raised, StopIteration)
+            error = raised if carried else RuntimeError(repr(raised))
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=work, name="autotelic-tool", daemon=True).start()
+    return await future
+
+
+def strict_json(text: str) -> Any:
+    """Parse what a model wrote: no name twice in one object, no NaN or Infinity, not without end.
+
+    Raises:
+        ValueError: it is not JSON in this sense.
+        RecursionError: it is nested too deeply.
+    """
+    if len(text) > _MAX_ARGUMENTS:
+        raise ValueError(f"{len(text)} characters, at most {_MAX_ARGUMENTS} are allowed")
+    return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))
+        raise ValueError(f"{twice!r} is given twice")
+    return found
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is not a number in JSON")
 
 
 def _explain(error: ValidationError) -> str:

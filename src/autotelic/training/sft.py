@@ -26,7 +26,7 @@ from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from autotelic.core.errors import TrainingError, UsageError
-from autotelic.core.words import Frozen, TrainingExample
+from autotelic.core.words import Frozen, Message, TrainingExample
 from autotelic.training.job import TrainingStep
 from autotelic.training.kernels import head_loss
 from autotelic.training.lora import PACKED, adapter_saver, merge, use_fast_layers
@@ -67,16 +67,24 @@ class SFTConfig(Frozen):
     """Recompute activations in the backward pass: less memory, about a third slower."""
 
 
-def tokenize(tokenizer: Any, example: TrainingExample) -> Row:
-    """Return the tokens the server saw and generated: the templated prompt, then the completion and end of turn.
+def tokenize(tokenizer: Any, example: TrainingExample) -> list[Row]:
+    """Return the tokens the server saw and generated, a row for each turn of the assistant's after the prompt.
 
-    Prompt and completion are tokenised apart, as in serving, where generation starts from a finished prompt.
+    A row is the templated conversation up to the turn, then the turn and its end. Both are tokenised apart, as in
+    serving, where generation starts from a finished prompt. Rows of one example share all but their ends, which costs
+    nothing (`packing`).
     """
-    messages = [message.model_dump() for message in example.messages]
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
-    completion = tokenizer(example.completion, add_special_tokens=False)["input_ids"]
-    return Row(prompt, [*completion, tokenizer.eos_token_id], example.weight)
+    talk = [*example.messages, *example.turns, Message(role="assistant", content=example.completion)]
+    tools = list(example.tools) or None
+    rows = []
+    for at in range(len(example.messages), len(talk)):
+        if talk[at].role != "assistant":
+            continue
+        before = [message.openai() for message in talk[:at]]
+        text = tokenizer.apply_chat_template(before, tools=tools, add_generation_prompt=True, tokenize=False)
+        prompt, said = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (text, talk[at].content))
+        rows.append(Row(prompt, [*said, tokenizer.eos_token_id], example.weight))
+    return rows
 
 
 class FastSFTTrainer(SFTTrainer):  # type: ignore[misc]
@@ -202,11 +210,11 @@ class SFT:
         rows: list[Row] = []
         skipped: list[str] = []
         for example in examples:
-            row = tokenize(tokenizer, example)
-            if row.length > self.config.max_length:
+            own = tokenize(tokenizer, example)
+            if any(row.length > self.config.max_length for row in own):
                 skipped.append(example.id)
             else:
-                rows.append(row)
+                rows += own
         if not rows:
             raise TrainingError(
                 f"nothing to train on: of {len(examples)} examples {len(skipped)} are longer than max_length "

@@ -1,0 +1,184 @@
+"""The tool loop: the model calls tools and reads what came of it until it answers, or a bound is reached.
+
+Two dialects, one loop. On our own server a turn is JSON, `{"calls":[{"tool":...,"arguments":{...}}]}` or
+`{"answer":...}`, held to that by guided decoding, so that a small model cannot break the form; the chat template tells
+the model of the tools. A provider's model gets the tools by its own interface and gives calls apart from the text.
+Whatever a call came to, also when it failed or was refused, is the next message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from pydantic import Field
+
+from autotelic.core.words import Completion, Frozen, Message, ToolCall
+from autotelic.serving import Gateway, Sampling
+from autotelic.tools import Toolbox, ToolResult, strict_json
+
+__all__ = ["Bounds", "CallRecord", "Conversation", "ToolLoop", "Turn", "answering"]
+
+_FORM = 'that was neither a call nor an answer. Reply {"calls":[{"tool":NAME,"arguments":{...}}]} or {"answer":TEXT}'
+
+
+class Bounds(Frozen):
+    """How far one answer may go."""
+
+    calls: int = Field(default=8, ge=0)
+    """Most calls in one answer; when they are spent the model can only answer."""
+    parallel: int = Field(default=4, ge=1)
+    """Most calls in one turn; they run side by side."""
+    turns: int = Field(default=12, ge=1)
+    """Most turns of the model."""
+    repeats: int = Field(default=2, ge=1)
+    """How often the very same call is run; asked for once more, it is answered from the last result."""
+    call_first: bool = False
+    """Whether the first turn has to be a call. Small models otherwise answer at once, from habit."""
+
+
+class CallRecord(Frozen):
+    """One call and what it came to."""
+
+    call: ToolCall
+    """What the model asked for."""
+    result: ToolResult
+    """What came of it."""
+    seconds: float
+    """Time it took."""
+
+    @property
+    def message(self) -> Message:
+        """What the model is told."""
+        return Message(role="tool", content=self.result.content, call_id=self.call.id)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of the model."""
+
+    completion: Completion
+    calls: tuple[ToolCall, ...] = ()
+    answer: str | None = None
+    fault: str = ""
+    """What is wrong with its form, if it is neither calls nor an answer."""
+
+    @property
+    def messages(self) -> list[Message]:
+        """The turn as the conversation goes on with it, exactly as it was generated, and what is wrong with it."""
+        said = Message(role="assistant", content=self.completion.text, calls=self.completion.calls)
+        return [said, *([Message(role="user", content=self.fault)] if self.fault else [])]
+
+
+@dataclass
+class Conversation:
+    """A whole answer: every message from the prompt on, every turn, every call."""
+
+    messages: list[Message]
+    turns: list[Turn] = field(default_factory=list)
+    calls: list[CallRecord] = field(default_factory=list)
+    answer: str | None = None
+    reason: Literal["ok", "truncated", "no_answer"] = "no_answer"
+    """`ok`; `truncated`: a turn was cut off by its token limit; `no_answer`: the turns were spent."""
+
+
+class ToolLoop:
+    """Answers with tools.
+
+    Args:
+        gateway: where model calls go.
+        toolbox: the tools; only what it allows is offered.
+        bounds: how far one answer may go.
+    """
+
+    def __init__(self, gateway: Gateway, toolbox: Toolbox, bounds: Bounds | None = None) -> None:
+        self._gateway = gateway
+        self._toolbox = toolbox
+        self.bounds = bounds or Bounds()
+        self.offered = tuple(tool.openai() for tool in toolbox.allowed)
+        """The tools as the chat template takes them; the same in every turn, so that prompts share their beginning."""
+
+    async def answer(self, messages: Sequence[Message], sampling: Sampling) -> Conversation:
+        """Go on from `messages` to an answer. `sampling.n` must be 1: each conversation goes its own way."""
+        talk = Conversation(list(messages))
+        while len(talk.turns) < self.bounds.turns:
+            turn = await self.turn(talk.messages, talk.calls, sampling)
+            talk.turns.append(turn)
+            talk.messages += turn.messages
+            if turn.completion.finish_reason == "length":
+                talk.reason = "truncated"
+                break
+            if turn.answer is not None:
+                talk.answer, talk.reason = turn.answer, "ok"
+                break
+            records = await self.act(turn.calls, talk.calls)
+            talk.calls += records
+            talk.messages += [record.message for record in records]
+        return talk
+
+    async def turn(self, messages: Sequence[Message], records: Sequence[CallRecord], sampling: Sampling) -> Turn:
+        """Ask the model for its next turn, `records` being the calls made so far."""
+        left = self.bounds.calls - len(records)
+        if self._gateway.backend.calls_apart:
+            tools = self.offered if left > 0 else ()
+            (completion,) = await self._gateway.complete(messages, replace(sampling, tools=tools))
+            return Turn(completion, completion.calls, None if completion.calls else completion.text)
+        must_call = self.bounds.call_first and not records and left > 0
+        schema = self._schema(min(left, self.bounds.parallel), answer=not must_call)
+        (completion,) = await self._gateway.complete(messages, replace(sampling, schema=schema, tools=self.offered))
+        return _read(completion)
+
+    async def act(self, calls: Sequence[ToolCall], records: Sequence[CallRecord]) -> list[CallRecord]:
+        """Run a turn's calls side by side, within the bounds; `records` are the calls made before."""
+        left = min(self.bounds.calls - len(records), self.bounds.parallel)
+        return await asyncio.gather(*(self._run(call, index < left, records) for index, call in enumerate(calls)))
+
+    async def _run(self, call: ToolCall, within: bool, records: Sequence[CallRecord]) -> CallRecord:
+        began = time.perf_counter()
+        same = [r.result for r in records if (r.call.name, r.call.arguments) == (call.name, call.arguments)]
+        if not within:
+            result = ToolResult(ok=False, content=f"{call.name} was not called: too many calls", reason="refused")
+        elif len(same) >= self.bounds.repeats:
+            text = f"{call.name} was called so before, and gave: {same[0].content}"
+            result = ToolResult(ok=False, content=text, reason="refused")
+        else:
+            result = await self._toolbox.call(call.name, call.arguments)
+        return CallRecord(call=call, result=result, seconds=time.perf_counter() - began)
+
+    def _schema(self, calls: int, *, answer: bool) -> dict[str, Any]:
+        forms = []
+        if calls > 0 and self._toolbox.allowed:
+            one = [_closed(tool={"const": t.name}, arguments=t.parameters) for t in self._toolbox.allowed]
+            forms.append(_closed(calls={"type": "array", "items": {"anyOf": one}, "minItems": 1, "maxItems": calls}))
+        if answer or not forms:
+            forms.append(_closed(answer={"type": "string"}))
+        return {"anyOf": forms}
+
+
+def answering(answer: str) -> str:
+    """Return the turn that gives this answer, in our own dialect."""
+    return json.dumps({"answer": answer}, ensure_ascii=False, separators=(",", ":"))
+
+
+def _closed(**properties: Any) -> dict[str, Any]:
+    names = list(properties)
+    return {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
+
+
+def _read(completion: Completion) -> Turn:
+    """Read a turn in our own dialect."""
+    try:
+        said = strict_json(completion.text)
+        if isinstance(said, dict) and isinstance(said.get("answer"), str):
+            return Turn(completion, answer=said["answer"])
+        calls = tuple(
+            ToolCall(name=str(call["tool"]), arguments=json.dumps(call["arguments"], ensure_ascii=False))
+            for call in said["calls"]
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return Turn(completion, fault=_FORM)
+    return Turn(completion, calls) if calls else Turn(completion, fault=_FORM)

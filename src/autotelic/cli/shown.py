@@ -1,0 +1,23 @@
+"""What commands share: the console, `--json`, and one way to print a result for a person or for a program."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+__all__ = ["JsonOption", "out", "show"]
+
+out = Console()
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs.")]
+
+
+def show(data: Any, as_json: bool, shown: Any) -> None:
+    """Print `data` as JSON, or `shown` (text or anything that Rich draws)."""
+    if as_json:
+        out.print_json(json.dumps(data, default=str))
+    else:
+        out.print(shown, soft_wrap=isinstance(shown, str), markup=not isinstance(shown, str))

@@ -1,0 +1,50 @@
+"""A small MCP server for tests: `python mcp_server.py` speaks over stdio, `python mcp_server.py PORT` over HTTP."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+
+server = MCPServer("house")
+
+
+@server.tool()
+def add(left: int, right: int) -> int:
+    """Add two numbers."""
+    return left + right
+
+
+@server.tool()
+def fail(text: str) -> str:
+    """Fail with a text."""
+    raise ToolError(text)
+
+
+@server.tool()
+def wait(seconds: float) -> str:
+    """Wait."""
+    time.sleep(seconds)
+    return "waited"
+
+
+@server.tool()
+def die() -> str:
+    """End the server's process."""
+    os._exit(1)
+
+
+@server.tool()
+def secrets() -> list[str]:
+    """Name the environment variables that the server sees."""
+    return sorted(os.environ)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        server.run("streamable-http", host="127.0.0.1", port=int(sys.argv[1]))
+    else:
+        server.run()
