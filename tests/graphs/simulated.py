@@ -24,6 +24,7 @@ import numpy as np
 
 import autotelic.cli.actions
 import autotelic.graphs.session
+from autotelic.agents import answering
 from autotelic.core.errors import DeliveryError, TrainingError
 from autotelic.core.hashing import sha256_of_weights
 from autotelic.core.registry import register
@@ -122,6 +123,14 @@ class SimulatedModel:
     def _say(self, messages: Sequence[Message], sampling: Sampling, sample: int) -> str:
         asked = [m.content for m in messages]
         rng = random.Random(repr((self.sha256, asked, sampling.seed, sample)))
+        if sampling.tools:
+            question = [m.content for m in messages if m.role == "user"][-1]
+            if messages[-1].role != "tool":
+                called = [{"tool": name, "arguments": {"question": question}} for name in ("oracle", "send")]
+                return json.dumps({"calls": called}, separators=(",", ":"))
+            told = next(m.content for m in messages[::-1] if m.role == "tool" and m.content[:4] != "send")
+            heeds = rng.random() < min(0.95, self.skill + HELP * (asked.count(question) < len(asked) - 5))
+            return answering(told if heeds else _wrong(told, rng))
         if sampling.schema is not None:
             drawn = {k: _drawn(v, rng) for k, v in sampling.schema["properties"].items()}
             return json.dumps(drawn, separators=(",", ":"))
@@ -238,7 +247,8 @@ class SimulatedTrainer:
         if self.fail is not None:
             raise TrainingError(f"{self.fail}. The champion is untouched; run the same command again to go on.")
         rows = [e for e in examples if e.role == Role.SOLVER]
-        share = sum(e.completion == right_answer(e.messages[-1].content) for e in rows) / len(rows)
+        said = [json.loads(e.completion)["answer"] if e.turns else e.completion for e in rows]
+        share = sum(a == right_answer(e.messages[-1].content) for a, e in zip(said, rows, strict=True)) / len(rows)
         skill = min(0.9, max(0.02, read_skill(Path(job.base)) + 0.6 * share - 0.2 * (1 - share)))
         partial = out.with_name(f".{out.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)

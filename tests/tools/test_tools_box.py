@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sqlite3
 import threading
 import time
@@ -15,14 +14,27 @@ import pytest
 from langchain_core.tools import tool as langchain_tool
 
 from autotelic.core.errors import UsageError
-from autotelic.tools import Tool, Toolbox, ToolsConfig, as_tool, calculator, documents, load_tools, open_toolbox, sql, tool
+from autotelic.tools import (
+    Tool,
+    Toolbox,
+    ToolsConfig,
+    as_tool,
+    calculator,
+    documents,
+    load_tools,
+    open_toolbox,
+    sql,
+    tool,
+)
 from autotelic.tools._fuzz import fuzz, make_calls
 
 ECHOED: list[dict[str, Any]] = []
 
 
 @tool
-def echo(text: str, count: int = 1, scale: float = 1.0, mode: Literal["a", "b"] = "a", tags: list[str] | None = None) -> str:
+def echo(
+    text: str, count: int = 1, scale: float = 1.0, mode: Literal["a", "b"] = "a", tags: list[str] | None = None
+) -> str:
     """Give back what came in."""
     ECHOED.append({"text": text, "count": count, "scale": scale, "mode": mode, "tags": tags})
     return text
@@ -73,7 +85,8 @@ def test_a_tool_that_does_not_say_what_it_can_do_counts_as_the_worst() -> None:
 def test_a_tool_that_cannot_be_used_is_refused_when_it_is_made(changes: dict[str, Any], says: str) -> None:
     async def nothing(_: dict[str, Any]) -> None: ...
 
-    given: dict[str, Any] = {"name": "x", "description": "d", "parameters": {"type": "object"}, "function": nothing} | changes
+    given: dict[str, Any] = {"name": "x", "description": "d", "parameters": {"type": "object"}, "function": nothing}
+    given |= changes
     with pytest.raises(UsageError, match=says):
         Tool(**given)
 
@@ -190,10 +203,10 @@ async def test_sql_reads(shop: Path) -> None:
     ],
 )
 async def test_sql_does_nothing_but_read(shop: Path, statement: str) -> None:
-    before, names = shop.read_bytes(), sorted(os.listdir(shop.parent))
+    before, names = shop.read_bytes(), sorted(shop.parent.iterdir())
     result = await sql(str(shop))({"statement": statement.format(dir=shop.parent)})
     assert (result.ok, result.reason) == (False, "failed"), result.content
-    assert shop.read_bytes() == before and sorted(os.listdir(shop.parent)) == names
+    assert shop.read_bytes() == before and sorted(shop.parent.iterdir()) == names
 
 
 async def test_sql_that_never_ends_is_ended(shop: Path) -> None:

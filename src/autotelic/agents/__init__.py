@@ -6,7 +6,7 @@ from autotelic.agents.critic import Critic
 from autotelic.agents.curator import Curator, Review
 from autotelic.agents.proposer import Draft, Proposer
 from autotelic.agents.solver import Attempt, Solver, demonstration_turns
-from autotelic.agents.tool_loop import Bounds, CallRecord, Conversation, ToolLoop, Turn, answering
+from autotelic.agents.tool_loop import Bounds, CallRecord, Conversation, ToolLoop, Turn, answering, calling
 
 __all__ = [
     "Attempt",
@@ -22,5 +22,6 @@ __all__ = [
     "ToolLoop",
     "Turn",
     "answering",
+    "calling",
     "demonstration_turns",
 ]

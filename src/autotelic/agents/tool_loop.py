@@ -21,7 +21,7 @@ from autotelic.core.words import Completion, Frozen, Message, ToolCall
 from autotelic.serving import Gateway, Sampling
 from autotelic.tools import Toolbox, ToolResult, strict_json
 
-__all__ = ["Bounds", "CallRecord", "Conversation", "ToolLoop", "Turn", "answering"]
+__all__ = ["Bounds", "CallRecord", "Conversation", "ToolLoop", "Turn", "answering", "calling"]
 
 _FORM = 'that was neither a call nor an answer. Reply {"calls":[{"tool":NAME,"arguments":{...}}]} or {"answer":TEXT}'
 
@@ -157,6 +157,12 @@ class ToolLoop:
         if answer or not forms:
             forms.append(_closed(answer={"type": "string"}))
         return {"anyOf": forms}
+
+
+def calling(calls: Sequence[ToolCall]) -> str:
+    """Return the turn that makes these calls, in our own dialect."""
+    made = [{"tool": call.name, "arguments": json.loads(call.arguments)} for call in calls]
+    return json.dumps({"calls": made}, ensure_ascii=False, separators=(",", ":"))
 
 
 def answering(answer: str) -> str:

@@ -219,10 +219,23 @@ def trajectories(report: Json) -> str:
     return section(
         "trajectories",
         "Trajectories",
-        f'<div class="rounds">{"".join(parts)}</div>' if parts else "",
+        f'{_calls(rounds)}<div class="rounds">{"".join(parts)}</div>' if parts else "",
         lead="Some right and some wrong, from as many families as can be. What memory added to a prompt is folded: "
         "training does not see it.",
     )
+
+
+def _calls(rounds: list[Json]) -> str:
+    """Calls of tools by what came of them; nothing where there were none."""
+    reasons = sorted(
+        {reason for r in rounds for by in r["tools"].values() for reason in by}, key=lambda x: (x != "ok", x)
+    )
+    rows = [
+        [f"round {r['round']}", tool, *(str(by.get(reason, 0)) for reason in reasons)]
+        for r in rounds
+        for tool, by in r["tools"].items()
+    ]
+    return table(["", "tool", *map(_words, reasons)], rows, caption="Calls of tools in episodes") if rows else ""
 
 
 def _transcript(sample: Json) -> str:

@@ -23,9 +23,22 @@ from autotelic.store import (
     NodeRow,
     ProposalRow,
     SuiteRow,
+    ToolCallRow,
 )
 
-__all__ = ["Json", "Source", "by_family", "delivery", "funnel", "proposer", "samples", "seconds", "solver", "suites"]
+__all__ = [
+    "Json",
+    "Source",
+    "by_family",
+    "delivery",
+    "funnel",
+    "proposer",
+    "samples",
+    "seconds",
+    "solver",
+    "suites",
+    "tools",
+]
 
 Json = dict[str, Any]
 
@@ -43,6 +56,15 @@ def funnel(ledger: Ledger, round: int) -> dict[str, int]:
     rows = ledger.rows(CurationRow, round=round)
     fates = Counter("kept" if row.kept else row.reason for row in rows)
     return dict(sorted(fates.items(), key=lambda item: (item[0] != "kept", -item[1], item[0])))
+
+
+def tools(ledger: Ledger, round: int) -> dict[str, dict[str, int]]:
+    """Calls of each tool in the round's episodes by what came of them: `ok`, or the reason why not."""
+    calls: dict[str, Counter[str]] = {}
+    for row in ledger.rows(ToolCallRow, round=round, order=["owner", "index"]):
+        if not row.owner.startswith("eval/"):
+            calls.setdefault(row.tool, Counter())[row.reason] += 1
+    return {tool: dict(sorted(found.items())) for tool, found in sorted(calls.items())}
 
 
 def delivery(ledger: Ledger, round: int, candidate: int | None) -> tuple[float | None, Json | None]:
@@ -195,7 +217,7 @@ def _sample(row: EpisodeRow, task: Task | None, critique: CritiqueRow | None) ->
         "right": solved(row.score),
         "score": row.score,
         "reason": row.reason,
-        "messages": [_turn(m) for m in bare[-_TURNS:]],
+        "messages": [_turn(m) for m in [*bare, *row.turns][-_TURNS:]],
         "memory": [_turn(m) for m in memory[-_TURNS:]],
         "memory_ids": list(row.memory_ids),
         "text": _cut(row.text),

@@ -70,6 +70,9 @@ class MemoryConfig(Frozen):
     """Solved examples in the prompt when memory is on."""
     real: int = Field(default=8, ge=0)
     """Real solved examples of each family that the memory starts with; also the real data that is replayed."""
+    recipes: str | None = None
+    """For a run with tools: Python file with a function for each family, from a question to the call (tool, arguments)
+    that answers it. By it real examples are worked; the memory starts with those that come out right."""
     per_family: int = Field(default=500, ge=1)
     """Bound on what is remembered of one family."""
     embedder: str = "minilm"

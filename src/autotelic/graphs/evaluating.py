@@ -20,6 +20,7 @@ from autotelic.evaluation import Decision, compare_policies, decide, full_marks,
 from autotelic.graphs.acquire import recall, tool_calls, unmet
 from autotelic.graphs.session import Session
 from autotelic.graphs.solve import SolveState, build_solve
+from autotelic.graphs.worked import worked_examples
 from autotelic.memory import Demonstration
 from autotelic.serving import Sampling
 from autotelic.store import EvaluationRow, GateRow, PolicyRow, SuiteRow, TaskRow
@@ -36,11 +37,11 @@ async def prepare(s: Session) -> dict[str, Any]:
     real = await asyncio.to_thread(_real_set, s)
     s.progress.stop("suites")
     report = await self_test(s.environment, s.ledger.suite("frozen"))
-    if not s.loop:  # with tools an example shows the calls, and real ones have none
-        await s.memory.add([Demonstration.of(task) for task in real])
+    shown = await worked_examples(s, real) if s.loop else [Demonstration.of(task) for task in real]
+    await s.memory.add(shown)
     await s.serve(0)
     await answer_suite(s, "frozen", 0, 0)
-    return {"sealed": settings.sealed, "frozen": settings.frozen, "real": len(real), "selftest": report.model_dump()}
+    return {"sealed": settings.sealed, "frozen": settings.frozen, "real": len(shown), "selftest": report.model_dump()}
 
 
 def _draw(s: Session, suite: SuiteName, n: int, round: int = 0) -> None:

@@ -98,7 +98,7 @@ def _draw(schema: Any, root: dict[str, Any], rng: random.Random, depth: int = 0)
     for several in ("anyOf", "oneOf", "allOf"):
         if several in schema:
             return _draw(rng.choice(schema[several]), root, rng, depth + 1)
-    kind = schema.get("type", "object" if "properties" in schema else "string")
+    kind = schema.get("type", "object" if "properties" in schema or depth == 0 else "string")
     match rng.choice(kind) if isinstance(kind, list) else kind:
         case "object":
             needed = set(schema.get("required", ()))
