@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import BaseModel
 
 from autotelic.agents import Bounds, ToolLoop
 from autotelic.core.words import Completion, Message, ToolCall
@@ -83,6 +84,38 @@ async def test_the_schema_holds_every_turn_to_its_form() -> None:
         {"calls": [one], "answer": "5"},
     )
     assert not any(map(second, wrongs))
+
+
+class Place(BaseModel):
+    """Where."""
+
+    city: str
+    kind: Literal["home", "work"] = "home"
+
+
+@tool
+def weather(place: Place, days: list[Place]) -> str:
+    """Tell the weather."""
+    return f"{place.city} {len(days)}"
+
+
+async def test_the_parts_of_a_tools_schema_keep_their_meaning_in_the_turns() -> None:
+    call = {"tool": "weather", "arguments": {"place": {"city": "Ulm"}, "days": [{"city": "Rome", "kind": "work"}]}}
+    texts = [json.dumps({"calls": [call]}), '{"answer":"rain"}']
+    asked: list[Sampling] = []
+
+    def say(_: Sequence[Message], sampling: Sampling) -> list[str]:
+        asked.append(sampling)
+        return [texts.pop(0)]
+
+    loop = ToolLoop(Gateway(ScriptedBackend(say)), Toolbox([add, weather]))
+    talk = await loop.answer(QUESTION, Sampling())
+    assert talk.calls[0].result.content == "Ulm 1"
+    assert asked[0].schema is not None
+    fits = Draft202012Validator(asked[0].schema).is_valid
+    assert fits({"calls": [call]})
+    for arguments in ({"place": {"city": 1}, "days": []}, {"place": {"city": "Ulm", "kind": "x"}, "days": []}):
+        assert not fits({"calls": [{"tool": "weather", "arguments": arguments}]})
 
 
 async def test_when_the_calls_are_spent_only_an_answer_fits() -> None:

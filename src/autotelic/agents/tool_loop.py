@@ -19,7 +19,7 @@ from pydantic import Field
 
 from autotelic.core.words import Completion, Frozen, Message, ToolCall
 from autotelic.serving import Gateway, Sampling
-from autotelic.tools import Toolbox, ToolResult, strict_json
+from autotelic.tools import Tool, Toolbox, ToolResult, strict_json
 
 __all__ = ["Bounds", "CallRecord", "Conversation", "ToolLoop", "Turn", "answering", "calling"]
 
@@ -122,11 +122,11 @@ class ToolLoop:
 
     async def turn(self, messages: Sequence[Message], records: Sequence[CallRecord], sampling: Sampling) -> Turn:
         """Ask the model for its next turn, `records` being the calls made so far."""
-        left = self.bounds.calls - len(records)
         if self._gateway.backend.calls_apart:
-            tools = self.offered if left > 0 else ()
-            (completion,) = await self._gateway.complete(messages, replace(sampling, tools=tools))
+            # Offered to the end: providers refuse a conversation with calls in it and no tools beside it.
+            (completion,) = await self._gateway.complete(messages, replace(sampling, tools=self.offered))
             return Turn(completion, completion.calls, None if completion.calls else completion.text)
+        left = self.bounds.calls - len(records)
         must_call = self.bounds.call_first and not records and left > 0
         schema = self._schema(min(left, self.bounds.parallel), answer=not must_call)
         (completion,) = await self._gateway.complete(messages, replace(sampling, schema=schema, tools=self.offered))
@@ -150,13 +150,31 @@ class ToolLoop:
         return CallRecord(call=call, result=result, seconds=time.perf_counter() - began)
 
     def _schema(self, calls: int, *, answer: bool) -> dict[str, Any]:
-        forms = []
+        forms, definitions = [], dict[str, Any]()
         if calls > 0 and self._toolbox.allowed:
-            one = [_closed(tool={"const": t.name}, arguments=t.parameters) for t in self._toolbox.allowed]
+            one = [_closed(tool={"const": t.name}, arguments=_hoist(t, definitions)) for t in self._toolbox.allowed]
             forms.append(_closed(calls={"type": "array", "items": {"anyOf": one}, "minItems": 1, "maxItems": calls}))
         if answer or not forms:
             forms.append(_closed(answer={"type": "string"}))
-        return {"anyOf": forms}
+        return {"anyOf": forms} | ({"$defs": definitions} if definitions else {})
+
+
+def _hoist(tool: Tool, definitions: dict[str, Any]) -> Any:
+    """Return a tool's schema as a part of a larger one, which takes over its definitions under names of their own."""
+
+    def moved(part: Any) -> Any:
+        if isinstance(part, list):
+            return [moved(one) for one in part]
+        if not isinstance(part, dict):
+            return part
+        kept = {key: moved(value) for key, value in part.items() if key != "$defs"}
+        if isinstance(at := part.get("$ref"), str):
+            kept["$ref"] = at.replace("#/$defs/", f"#/$defs/{tool.name}.")
+        return kept
+
+    own = tool.parameters.get("$defs", {})
+    definitions.update({f"{tool.name}.{name}": moved(definition) for name, definition in own.items()})
+    return moved(tool.parameters)
 
 
 def calling(calls: Sequence[ToolCall]) -> str:
