@@ -56,6 +56,11 @@ async def test_the_small_model_calls_tools_and_what_is_trained_is_what_was_serve
             questions = [f"What is {17 + 3 * i} * {29 + 7 * i}?" for i in range(16)]
             sampling = Sampling(max_tokens=64, seed=3)
             talks = await asyncio.gather(*(loop.answer(prompt(question), sampling) for question in questions))
+            pieces: list[str] = []
+            greedy = Sampling(max_tokens=24, temperature=0.0)
+            ask = [Message(role="user", content="Name three colours.")]
+            (whole,) = await server.gateway.complete(ask, greedy)
+            (streamed,) = await server.gateway.complete(ask, greedy, pieces.append)
             served.clear()
             (single,) = [await loop.answer(prompt("What is 23 * 45?"), Sampling(max_tokens=64, temperature=0.0))]
     finally:
@@ -71,6 +76,8 @@ async def test_the_small_model_calls_tools_and_what_is_trained_is_what_was_serve
     worked = [record for talk in talks for record in talk.calls if record.result.ok]
     assert len(worked) >= 8, "most calls do something"
 
+    assert len(pieces) > 5 and "".join(pieces) == whole.text
+    assert streamed == whole, "token ids and counts too"
     assert single.reason == "ok" and len(single.turns) >= 2 and len(served) == len(single.turns)
     example = TrainingExample(
         id="x",

@@ -4,7 +4,8 @@
 
 The log-probability of a sequence's j-th token is minus the number minus j/100. Files in the control directory change
 what it does: `fail` (a count: so many chats get status 500), `refuse` (chats get 400), `die` (the next chat kills it),
-`stale` (a reload does nothing), `break` (a reload gets 500), `hold` (chats wait while it exists). It writes `held` when
+`stale` (a reload does nothing), `break` (a reload gets 500), `hold` (chats wait while it exists), `cut`
+(a streamed answer breaks off). It writes `held` when
 a chat waits, and every path that was posted to `calls`.
 """
 
@@ -72,7 +73,24 @@ class Handler(BaseHTTPRequestHandler):
         ]
         usage = {"prompt_tokens": 7, "completion_tokens": 3 * len(choices), "total_tokens": 7 + 3 * len(choices)}
         head = {"id": "x", "object": "chat.completion", "created": 1, "model": body["model"]}
+        if body.get("stream"):
+            return self.pieces(choices[0], usage)
         return self.reply(200, head | {"choices": choices, "usage": usage})
+
+    def pieces(self, choice: dict[str, Any], usage: dict[str, Any]) -> None:
+        text, cut = choice["message"]["content"], (CONTROL / "cut").exists()
+        chunks: list[dict[str, Any]] = [
+            {"choices": [{"index": 0, "delta": {"content": text[:4]}, "token_ids": [1], "finish_reason": None}]},
+            {"choices": [{"index": 0, "delta": {"content": text[4:]}, "token_ids": [2, 3], "finish_reason": "stop"}]},
+            {"choices": [], "usage": usage},
+        ]
+        sent = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks[: 1 if cut else None])
+        data = sent.encode() + (b"" if cut else b"data: [DONE]\n\n")
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
     def v1_completions(self, body: dict[str, Any]) -> None:
         choices = []

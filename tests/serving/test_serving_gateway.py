@@ -51,6 +51,35 @@ async def test_guided_decoding_reaches_the_server(gateway: Gateway, sampling: Sa
     assert (await gateway.complete(ASK, sampling))[0].text.endswith(sent)
 
 
+async def test_an_answer_can_be_heard_as_it_is_said(gateway: Gateway, bench: Any) -> None:
+    (whole,) = await gateway.complete(ASK)
+    heard: list[str] = []
+    (streamed,) = await gateway.complete(ASK, None, heard.append)
+    assert len(heard) == 2 and "".join(heard) == whole.text
+    assert streamed == whole and gateway.counters.calls == 2
+    bench.set("fail", "1")
+    heard.clear()
+    assert await gateway.complete(ASK, None, heard.append) == [whole]
+    assert len(heard) == 2 and gateway.counters.retries == 1, "nothing was heard of the attempt that failed"
+    bench.set("refuse", "")
+    with pytest.raises(ServingError, match="refused"):
+        await gateway.complete(ASK, None, heard.append)
+
+
+async def test_what_was_heard_is_not_said_twice(gateway: Gateway, bench: Any) -> None:
+    bench.set("cut", "")
+    heard: list[str] = []
+    with pytest.raises(ServingError, match="no answer from the model in 1 attempts; the last: the answer broke off"):
+        await gateway.complete(ASK, None, heard.append)
+    assert len(heard) == 1
+
+
+async def test_a_back_end_that_cannot_stream_is_heard_at_once() -> None:
+    heard: list[str] = []
+    await Gateway(ScriptedBackend(echo)).complete(ASK, None, heard.append)
+    assert heard == ["two words 0"]
+
+
 async def test_errors_of_the_server_are_tried_again(gateway: Gateway, bench: Any) -> None:
     bench.set("fail", "2")
     assert await gateway.complete(ASK)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from autotelic.core.words import Completion, Frozen, Message, ToolCall
-from autotelic.serving import Gateway, Sampling
+from autotelic.serving import Gateway, OnText, Sampling
 from autotelic.tools import Tool, Toolbox, ToolResult, strict_json
 
 __all__ = ["Bounds", "CallRecord", "Conversation", "ToolLoop", "Turn", "answering", "calling"]
@@ -120,16 +120,23 @@ class ToolLoop:
             talk.messages += [record.message for record in records]
         return talk
 
-    async def turn(self, messages: Sequence[Message], records: Sequence[CallRecord], sampling: Sampling) -> Turn:
-        """Ask the model for its next turn, `records` being the calls made so far."""
+    async def turn(
+        self,
+        messages: Sequence[Message],
+        records: Sequence[CallRecord],
+        sampling: Sampling,
+        on_text: OnText | None = None,
+    ) -> Turn:
+        """Ask the model for its next turn, `records` being the calls made so far; `on_text` hears it being said."""
         if self._gateway.backend.calls_apart:
             # Offered to the end: providers refuse a conversation with calls in it and no tools beside it.
-            (completion,) = await self._gateway.complete(messages, replace(sampling, tools=self.offered))
+            (completion,) = await self._gateway.complete(messages, replace(sampling, tools=self.offered), on_text)
             return Turn(completion, completion.calls, None if completion.calls else completion.text)
         left = self.bounds.calls - len(records)
         must_call = self.bounds.call_first and not records and left > 0
         schema = self._schema(min(left, self.bounds.parallel), answer=not must_call)
-        (completion,) = await self._gateway.complete(messages, replace(sampling, schema=schema, tools=self.offered))
+        guided = replace(sampling, schema=schema, tools=self.offered)
+        (completion,) = await self._gateway.complete(messages, guided, on_text)
         return _read(completion)
 
     async def act(self, calls: Sequence[ToolCall], records: Sequence[CallRecord]) -> list[CallRecord]:

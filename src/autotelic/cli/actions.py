@@ -17,7 +17,6 @@ from typing import Any
 from autotelic.core.config import load_config
 from autotelic.core.errors import UsageError
 from autotelic.core.progress import Progress
-from autotelic.core.registry import lookup
 from autotelic.core.run_dir import RunDir
 from autotelic.core.words import PolicyFiles
 from autotelic.evaluation import accuracy, answers, constant_baselines, overall_baseline
@@ -30,7 +29,15 @@ from autotelic.store import DeliveryRow, ExampleRow, GateRow, Ledger, NodeRow, P
 from autotelic.tools import ToolsConfig, open_toolbox
 from autotelic.training import Trainer, read_policy
 
-__all__ = ["Source", "ask", "crown", "describe_policies", "describe_policy", "evaluate_policy", "train_candidate"]
+__all__ = [
+    "Source",
+    "crown",
+    "describe_policies",
+    "describe_policy",
+    "evaluate_policy",
+    "graph_context",
+    "train_candidate",
+]
 
 
 @asynccontextmanager
@@ -214,19 +221,15 @@ class Source:
     """Address of an OpenAI-compatible server for `remote`."""
 
 
-async def ask(
-    graph: str, payload: dict[str, Any], source: Source, *, tools: ToolsConfig, progress: Progress
-) -> dict[str, Any]:
-    """Run a registered graph once and return its last state.
+@asynccontextmanager
+async def graph_context(source: Source, *, tools: ToolsConfig, progress: Progress) -> AsyncIterator[GraphContext]:
+    """Open what a graph is built from.
 
     Args:
-        graph: its registered name.
-        payload: its input.
         source: who answers.
         tools: which there are, and what is allowed.
         progress: shows how far it is.
     """
-    builder = lookup("graph", graph)
     async with AsyncExitStack() as stack:
         toolbox = await stack.enter_async_context(open_toolbox(tools, workers=1))
         for tool in toolbox.refused:
@@ -239,8 +242,7 @@ async def ask(
             context = replace(await _run_context(stack, source.run, progress), toolbox=toolbox)
         else:
             context = GraphContext(await _model_gateway(stack, source.model, progress), toolbox=toolbox)
-        state: dict[str, Any] = await builder(context).ainvoke(payload)
-    return state
+        yield context
 
 
 async def _run_context(stack: AsyncExitStack, run: Path, progress: Progress) -> GraphContext:

@@ -14,9 +14,9 @@ import typer
 from rich.table import Table
 
 from autotelic import __version__
+from autotelic.cli.graphs import graphs, run_graph
 from autotelic.cli.shown import JsonOption, out, show
-from autotelic.cli.tools import AllowOption, ToolOption, tools, tools_config
-from autotelic.core.errors import UsageError
+from autotelic.cli.tools import tools
 
 __all__ = ["app"]
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 policies = typer.Typer(help="The policies of a run: list, show, promote, roll back.", no_args_is_help=True)
 app.add_typer(policies, name="policies")
 app.add_typer(tools, name="tools")
+app.add_typer(graphs, name="graphs")
 
 RunArgument = Annotated[Path, typer.Argument(help="Directory of a run.")]
 SetArgument = Annotated[list[str] | None, typer.Argument(help="Overrides of the config, key=value.")]
@@ -136,33 +137,7 @@ def train(
     show(found, as_json, "\n".join([f"policy-{found['candidate']}: {verdict}", *found["reasons"]]))
 
 
-@app.command("run")
-def run_graph(
-    graph: Annotated[str, typer.Argument(help="Name of a registered graph, e.g. solve.")],
-    given: Annotated[str, typer.Option("--input", help='JSON, e.g. {"question": "What is 2 + 2?"}.')],
-    run: Annotated[Path | None, typer.Option(help="A run whose champion answers, with its memory.")] = None,
-    model: Annotated[str, typer.Option(help="Without --run: name, directory or hub id that vLLM serves.")] = "",
-    remote: Annotated[str | None, typer.Option(help="A model called through LiteLLM, e.g. openai/NAME.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server for --remote.")] = None,
-    tool: ToolOption = None,
-    allow: AllowOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Run an agent graph once."""
-    from autotelic.cli.actions import Source, ask
-    from autotelic.cli.bars import Bars
-    from autotelic.serving import DEFAULT_MODEL
-
-    try:
-        payload = json.loads(given)
-    except json.JSONDecodeError as error:
-        raise UsageError(f'--input is not JSON: {error}. Example: --input \'{{"question": "2 + 2?"}}\'') from None
-    if not isinstance(payload, dict):
-        raise UsageError(f'--input is {given}, expected an object such as {{"question": "2 + 2?"}}.')
-    source = Source(run=run, model=model or DEFAULT_MODEL, remote=remote, base_url=base_url)
-    with Bars() as bars:
-        found = asyncio.run(ask(graph, payload, source, tools=tools_config(tool, allow), progress=bars))
-    show(found, as_json, str(found.get("answer")))
+app.command("run")(run_graph)
 
 
 @policies.command("list")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 
 from autotelic.agents import Bounds, CallRecord, ToolLoop, answering
@@ -65,23 +66,30 @@ def build_ask(context: GraphContext) -> Any:
     async def recall(state: AskState) -> AskState:
         if not str(state.get("question") or "").strip():
             raise UsageError('the graph solve needs a question: --input \'{"question": "..."}\'')
+        asked = as_dicts([Message(role="user", content=state["question"])])
+        if said := state.get("messages"):  # the thread goes on
+            return {"messages": [*said, *asked], "calls": [], "turns": 0}
         found: list[Demonstration] = []
         if context.memory is not None:
             found = (await context.memory.retrieve([Query(state["question"])], context.demonstrations))[0]
         if spoken:
             found = [d if d.turns else d.model_copy(update={"text": answering(d.answer)}) for d in found]
         messages = [Message(role="system", content=TOOLED if loop.offered else PLAIN), *(m for d in found for m in d.messages)]
-        messages.append(Message(role="user", content=state["question"]))
-        return {"messages": as_dicts(messages), "memory_ids": [d.id for d in found], "calls": [], "turns": 0}
+        return {"messages": [*as_dicts(messages), *asked], "memory_ids": [d.id for d in found], "calls": [], "turns": 0}
 
     async def draft(state: AskState) -> AskState:
         sampling = Sampling(temperature=0.0, max_tokens=context.max_tokens)
+        write = get_stream_writer()
+
+        def heard(text: str) -> None:
+            write({"node": "draft", "token": text})
+
         messages = [Message.model_validate(m) for m in state["messages"]]
         if not loop.offered:
-            text = (await context.gateway.complete(messages, sampling))[0].text
+            text = (await context.gateway.complete(messages, sampling, heard))[0].text
             said = [*state["messages"], *as_dicts([Message(role="assistant", content=text)])]
             return {"messages": said, "answer": plain_answer(text), "pending": [], "stopped": True}
-        turn = await loop.turn(messages, _records(state), sampling)
+        turn = await loop.turn(messages, _records(state), sampling, heard)
         turns = state["turns"] + 1
         cut = turn.completion.finish_reason == "length" or turns >= context.bounds.turns
         return {

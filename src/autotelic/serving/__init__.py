@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from autotelic.serving.backends import Backend, LiteLLMBackend, LocalBackend, Sampling, ScriptedBackend, Unavailable
+from autotelic.serving.backends import (
+    Backend,
+    LiteLLMBackend,
+    LocalBackend,
+    OnText,
+    Sampling,
+    ScriptedBackend,
+    Streaming,
+    Unavailable,
+)
 from autotelic.serving.canary import Indistinguishable, Tolerance, difference, prove, server_logprobs
 from autotelic.serving.config import ServingConfig
 from autotelic.serving.delivery import DeliveryKind, PolicyServer
@@ -20,10 +29,12 @@ __all__ = [
     "LiteLLMBackend",
     "LocalBackend",
     "ModelFiles",
+    "OnText",
     "PolicyServer",
     "Sampling",
     "ScriptedBackend",
     "ServingConfig",
+    "Streaming",
     "Tolerance",
     "Unavailable",
     "VLLMServer",

@@ -10,15 +10,26 @@ import inspect
 import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import httpx
 
 from autotelic.core.errors import ServingError, UsageError
 from autotelic.core.words import Completion, Message, ToolCall
 
-__all__ = ["Backend", "LiteLLMBackend", "LocalBackend", "Sampling", "ScriptedBackend", "Unavailable"]
+__all__ = [
+    "Backend",
+    "LiteLLMBackend",
+    "LocalBackend",
+    "OnText",
+    "Sampling",
+    "ScriptedBackend",
+    "Streaming",
+    "Unavailable",
+]
 
+T = TypeVar("T")
+_CHAT = "/v1/chat/completions"
 
 # vLLM closes an idle connection after five seconds; we give it up before, so as not to send into its closing.
 _ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=3.0)
@@ -88,6 +99,21 @@ class Backend(Protocol):
         ...
 
 
+OnText = Callable[[str], None]
+"""Called with every piece of an answer's text, as it is generated."""
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A back end that can give an answer piece by piece."""
+
+    async def stream(
+        self, messages: Sequence[Message], sampling: Sampling, policy: int | None, on_text: OnText
+    ) -> Completion:
+        """As `Backend.complete`, for one answer; `on_text` gets its pieces."""
+        ...
+
+
 class LocalBackend:
     """Our own vLLM server, spoken to over kept-alive connections.
 
@@ -109,12 +135,30 @@ class LocalBackend:
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling, policy: int | None) -> list[Completion]:
         """See `Backend.complete`."""
+        return _completions(await self.post(_CHAT, self._body(messages, sampling)), policy)
+
+    async def stream(
+        self, messages: Sequence[Message], sampling: Sampling, policy: int | None, on_text: OnText
+    ) -> Completion:
+        """See `Streaming.stream`."""
+        pieces = _Pieces(on_text)
+
+        async def read(response: httpx.Response) -> None:
+            async for line in response.aiter_lines():
+                if line.startswith("data: ") and line != "data: [DONE]":
+                    pieces.take(json.loads(line.removeprefix("data: ")))
+
+        asked = {"stream": True, "stream_options": {"include_usage": True}}
+        await self._send(_CHAT, self._body(messages, sampling) | asked, {}, read)
+        return pieces.completion(policy)
+
+    def _body(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
         body = chat_request(messages, sampling) | {"model": self._model, "return_token_ids": True}
         if guide := _guide(sampling):
             body["structured_outputs"] = guide
         if sampling.tools:
             body["tool_choice"] = "none"  # the server does not look for calls in the text; we do
-        return _completions(await self.post("/v1/chat/completions", body), policy)
+        return body
 
     async def post(self, path: str, body: dict[str, Any] | None = None, **query: str) -> Any:
         """Send one request and return the decoded answer (`None` if it is empty).
@@ -123,6 +167,17 @@ class LocalBackend:
             Unavailable: no answer, or an error of the server's.
             ServingError: the server refused the request.
         """
+        found = await self._send(path, body, query, httpx.Response.aread)
+        return json.loads(found) if found else None
+
+    async def _send(
+        self,
+        path: str,
+        body: dict[str, Any] | None,
+        query: dict[str, str],
+        read: Callable[[httpx.Response], Awaitable[T]],
+    ) -> T:
+        """Send one request and have `read` take the answer in, if it is one."""
         content = json.dumps(body, ensure_ascii=False).encode() if body is not None else b""
         url = self._url.copy_with(path=path, params=query or None)
         request = httpx.Request(
@@ -135,6 +190,8 @@ class LocalBackend:
         )
         try:
             response = await transport.handle_async_request(request)
+            if response.status_code < 400:
+                found = await read(response)
             await response.aread()
         except BaseException as error:
             await transport.aclose()
@@ -149,7 +206,7 @@ class LocalBackend:
                 f"the model server refused {path} with status {response.status_code}: {response.text[:500]} "
                 "Change the request: a prompt may be too long for serving.max_model_len, or a schema not supported."
             )
-        return json.loads(response.content) if response.content else None
+        return found
 
     async def aclose(self) -> None:
         """See `Backend.aclose`."""
@@ -183,22 +240,46 @@ class LiteLLMBackend:
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling, policy: int | None) -> list[Completion]:
         """See `Backend.complete`. Providers that give one answer a request are asked n times."""
-        if sampling.choices is not None or sampling.regex is not None:
-            raise UsageError("a model called through LiteLLM cannot be guided by choices or regex. Use a schema.")
-        body = chat_request(messages, sampling)
-        if sampling.schema is not None:
-            schema = {"name": "answer", "schema": sampling.schema, "strict": True}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        body = self._body(messages, sampling)
         found: list[Completion] = []
         while len(found) < sampling.n:
             answer = await self._ask(body | {"n": sampling.n - len(found)})
             found.extend(_completions(answer, policy))
         return found[: sampling.n]
 
+    async def stream(
+        self, messages: Sequence[Message], sampling: Sampling, policy: int | None, on_text: OnText
+    ) -> Completion:
+        """See `Streaming.stream`."""
+        chunks = []
+        async for chunk in await self._call_model(self._body(messages, sampling) | {"stream": True}):
+            chunks.append(chunk)
+            if chunk.choices and (text := chunk.choices[0].delta.content):
+                on_text(text)
+        whole = _litellm().stream_chunk_builder(chunks)
+        if whole is None or not whole.choices:
+            raise Unavailable(f"{self._call['model']}: an answer without choices")
+        return _completions(whole.model_dump(), policy)[0]
+
     async def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = (await self._call_model(body)).model_dump()
+        if not answer.get("choices"):
+            raise Unavailable(f"{self._call['model']}: an answer without choices")
+        return answer
+
+    def _body(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
+        if sampling.choices is not None or sampling.regex is not None:
+            raise UsageError("a model called through LiteLLM cannot be guided by choices or regex. Use a schema.")
+        body = chat_request(messages, sampling)
+        if sampling.schema is not None:
+            schema = {"name": "answer", "schema": sampling.schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return body
+
+    async def _call_model(self, body: dict[str, Any]) -> Any:
         litellm = _litellm()
         try:
-            response = await litellm.acompletion(**self._call, **body, drop_params=True)
+            return await litellm.acompletion(**self._call, **body, drop_params=True)
         except litellm.exceptions.AuthenticationError as error:
             raise UsageError(f"{self._call['model']} refused the key: {error}. Set the provider's API key.") from None
         except (litellm.exceptions.BadRequestError, litellm.exceptions.NotFoundError) as error:
@@ -206,10 +287,6 @@ class LiteLLMBackend:
         except Exception as error:
             # LiteLLM's other errors (time-out, connection, rate limit, 5xx) share no class of their own.
             raise Unavailable(f"{self._call['model']}: {type(error).__name__}: {error}") from error
-        answer: dict[str, Any] = response.model_dump()
-        if not answer.get("choices"):
-            raise Unavailable(f"{self._call['model']}: an answer without choices")
-        return answer
 
     async def aclose(self) -> None:
         """See `Backend.aclose`."""
@@ -301,6 +378,41 @@ def _completions(answer: dict[str, Any], policy: int | None) -> list[Completion]
     return found
 
 
+class _Pieces:
+    """An answer that comes in pieces, as OpenAI-compatible servers stream it."""
+
+    def __init__(self, on_text: OnText) -> None:
+        self._on_text = on_text
+        self._text = ""
+        self._ids: list[int] = []
+        self._logprobs: list[Any] = []
+        self._reason: str | None = None
+        self._usage: dict[str, Any] = {}
+
+    def take(self, chunk: dict[str, Any]) -> None:
+        """Take one chunk in."""
+        self._usage = chunk.get("usage") or self._usage
+        for choice in chunk.get("choices") or ():
+            self._ids += choice.get("token_ids") or ()
+            self._logprobs += (choice.get("logprobs") or {}).get("content") or ()
+            self._reason = choice.get("finish_reason") or self._reason
+            if text := choice["delta"].get("content"):
+                self._text += text
+                self._on_text(text)
+
+    def completion(self, policy: int | None) -> Completion:
+        """Return the whole answer."""
+        if self._reason is None:
+            raise Unavailable("the answer broke off")
+        choice = {
+            "message": {"content": self._text},
+            "finish_reason": self._reason,
+            "token_ids": self._ids,
+            "logprobs": {"content": self._logprobs},
+        }
+        return _completions({"choices": [choice], "usage": self._usage}, policy)[0]
+
+
 def _calls(message: dict[str, Any]) -> Iterator[ToolCall]:
     for call in message.get("tool_calls") or ():
         function = call["function"]
@@ -315,4 +427,5 @@ def _litellm() -> Any:
     import litellm
 
     litellm.telemetry = False
+    litellm.suppress_debug_info = True  # it would go to standard output, where programs read
     return litellm

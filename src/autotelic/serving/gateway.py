@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from autotelic.core.errors import DeliveryError, ServingError
 from autotelic.core.words import Completion, Message
-from autotelic.serving.backends import Backend, Sampling, Unavailable
+from autotelic.serving.backends import Backend, OnText, Sampling, Streaming, Unavailable
 
 __all__ = ["Counters", "Gateway"]
 
@@ -68,8 +68,15 @@ class Gateway:
         self._idle.set()
         self._open.set()
 
-    async def complete(self, messages: Sequence[Message], sampling: Sampling | None = None) -> list[Completion]:
+    async def complete(
+        self, messages: Sequence[Message], sampling: Sampling | None = None, on_text: OnText | None = None
+    ) -> list[Completion]:
         """Return `sampling.n` completions, all by the policy that was proved when the request began.
+
+        Args:
+            messages: the conversation.
+            sampling: how to sample.
+            on_text: for one answer, gets its pieces as they come; where the back end cannot stream, all at once.
 
         Raises:
             DeliveryError: no policy is proved, because the last delivery failed.
@@ -77,7 +84,7 @@ class Gateway:
         """
         sampling = sampling if sampling is not None else Sampling()
         async with self._limit, self._reading():
-            found = await self._try(messages, sampling)
+            found = await self._try(messages, sampling, on_text)
         self.counters.calls += 1
         self.counters.prompt_tokens += found[0].prompt_tokens
         self.counters.completion_tokens += sum(completion.completion_tokens for completion in found)
@@ -106,14 +113,15 @@ class Gateway:
         """Let go of the back end's connections."""
         await self.backend.aclose()
 
-    async def _try(self, messages: Sequence[Message], sampling: Sampling) -> list[Completion]:
+    async def _try(self, messages: Sequence[Message], sampling: Sampling, on_text: OnText | None) -> list[Completion]:
+        said: list[str] = []
         for attempt in range(1, self._attempts + 1):
             try:
-                return await self.backend.complete(messages, sampling, self.policy)
+                return await self._once(messages, sampling, on_text, said)
             except Unavailable as error:
-                if attempt == self._attempts:
+                if said or attempt == self._attempts:  # what was heard cannot be taken back
                     raise ServingError(
-                        f"no answer from the model in {self._attempts} attempts; the last: {error}. "
+                        f"no answer from the model in {attempt} attempts; the last: {error}. "
                         "Look at the server's log, then run the same command again."
                     ) from error
             self.counters.retries += 1
@@ -122,6 +130,22 @@ class Gateway:
                 self._refuse_if_blocked()
             await asyncio.sleep(self._backoff * 2 ** (attempt - 1))
         raise AssertionError("unreachable")
+
+    async def _once(
+        self, messages: Sequence[Message], sampling: Sampling, on_text: OnText | None, said: list[str]
+    ) -> list[Completion]:
+        if on_text is None:
+            return await self.backend.complete(messages, sampling, self.policy)
+
+        def heard(text: str) -> None:
+            said.append(text)
+            on_text(text)
+
+        if isinstance(self.backend, Streaming):
+            return [await self.backend.stream(messages, sampling, self.policy, heard)]
+        found = await self.backend.complete(messages, sampling, self.policy)
+        heard(found[0].text)
+        return found
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[None]:
