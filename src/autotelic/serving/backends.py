@@ -192,7 +192,8 @@ class LocalBackend:
             response = await transport.handle_async_request(request)
             if response.status_code < 400:
                 found = await read(response)
-            await response.aread()
+            else:
+                await response.aread()
         except BaseException as error:
             await transport.aclose()
             if isinstance(error, httpx.HTTPError):
