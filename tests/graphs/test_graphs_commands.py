@@ -102,6 +102,19 @@ def test_a_policy_that_cannot_be_proved_is_not_crowned(autotelic: Command, copie
     assert ledger.champion().number == 2
 
 
+def test_a_run_that_was_copied_to_another_machine_finds_its_base(
+    autotelic: Command, copied: Path, model: Path, tmp_path: Path
+) -> None:
+    card = copied / "policies" / "policy-0" / "card.json"
+    elsewhere = {**json.loads(card.read_text()), "weights": str(tmp_path / "their-cache" / "model")}
+    card.write_text(json.dumps(elsewhere))
+    assert autotelic.json("eval", copied, "--policy", 0, "--suite", "fresh:2")["policy"] == 0
+    assert json.loads(card.read_text())["weights"] == str(model)
+    card.write_text(json.dumps(elsewhere | {"sha256": "0" * 64}))
+    code, _, err = autotelic("eval", copied, "--policy", 0, "--suite", "fresh:2")
+    assert code == 2 and "the run began with weights that hash to 0000000000000000; smollm2" in err
+
+
 def test_eval_answers_what_is_missing(autotelic: Command, copied: Path, ledger: Ledger) -> None:
     found = autotelic.json("eval", copied, "--policy", 0)
     rows = ledger.rows(EvaluationRow, suite="frozen", policy=0)

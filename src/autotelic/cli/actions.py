@@ -23,7 +23,7 @@ from autotelic.evaluation import accuracy, answers, constant_baselines, overall_
 from autotelic.graphs import Config, GraphContext, Session, open_session
 from autotelic.graphs.evaluating import answer_suite, evaluate, fresh_suite, gate
 from autotelic.graphs.learning import deliver, train
-from autotelic.graphs.session import open_memory
+from autotelic.graphs.session import find_base, open_memory
 from autotelic.serving import Gateway, LiteLLMBackend, PolicyServer, ServingConfig, resolve_model
 from autotelic.store import DeliveryRow, ExampleRow, GateRow, Ledger, NodeRow, PolicyRow, RunRow, SuiteRow
 from autotelic.tools import ToolsConfig, open_toolbox
@@ -251,6 +251,7 @@ async def _run_context(stack: AsyncExitStack, run: Path, progress: Progress) -> 
     ledger = Ledger(directory.ledger)
     stack.callback(ledger.close)
     memory = await open_memory(stack, config, directory)
+    await asyncio.to_thread(find_base, config, directory)
     policy = read_policy(directory.policy(ledger.champion().number))
     gateway = await _serve(stack, config.serving, policy, directory.logs / "vllm.log", progress)
     return GraphContext(gateway, memory=memory, demonstrations=config.memory.demonstrations)

@@ -19,6 +19,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 
 import autotelic
 from autotelic.agents import Critic, Curator, Proposer, Solver, ToolLoop
+from autotelic.core.errors import UsageError
 from autotelic.core.plugins import load_source
 from autotelic.core.progress import Progress, Silent
 from autotelic.core.registry import lookup
@@ -31,9 +32,9 @@ from autotelic.memory import CachedEmbedder, DemonstrationMemory
 from autotelic.serving import PolicyServer, resolve_model
 from autotelic.store import DeliveryRow, Ledger, NodeRow, PolicyRow, RunRow
 from autotelic.tools import Toolbox, open_toolbox
-from autotelic.training import Card, Trainer, read_policy, write_card
+from autotelic.training import Card, Trainer, read_card, read_policy, write_card
 
-__all__ = ["Session", "as_dicts", "open_memory", "open_session"]
+__all__ = ["Session", "as_dicts", "find_base", "open_memory", "open_session"]
 
 T = TypeVar("T")
 Kind = Literal["start", "train", "switch", "rollback", "recover"]
@@ -214,10 +215,29 @@ async def open_memory(stack: AsyncExitStack, config: Config, run: RunDir) -> Dem
     return memory
 
 
+def find_base(config: Config, run: RunDir) -> None:
+    """Have policy-0's card say where the base's weights are on this machine: a run may have been copied here.
+
+    Raises:
+        UsageError: the model is not here, or its weights are others.
+    """
+    card = read_card(run.policy(0))
+    if (run.policy(0) / card.weights).is_dir():
+        return
+    model = resolve_model(config.model)
+    if model.sha256 != card.sha256:
+        raise UsageError(
+            f"the run began with weights that hash to {card.sha256[:16]}; {config.model} here has {model.sha256[:16]}. "
+            f"Put the former into {card.weights}."
+        )
+    write_card(run.policy(0), card.model_copy(update={"weights": model.path}))
+
+
 async def _found(session: Session) -> None:
     """Write the run's row and policy-0, once."""
     ledger, config, run = session.ledger, session.config, session.run
     if ledger.rows(PolicyRow, number=0):
+        await asyncio.to_thread(find_base, config, run)
         return
     session.progress.start("model")
     model = await asyncio.to_thread(resolve_model, config.model)
