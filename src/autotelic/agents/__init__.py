@@ -6,7 +6,7 @@ from autotelic.agents.critic import Critic
 from autotelic.agents.curator import Curator, Review
 from autotelic.agents.proposer import Draft, Proposer
 from autotelic.agents.solver import Attempt, Solver, demonstration_turns
-from autotelic.agents.tool_loop import Bounds, CallRecord, Conversation, ToolLoop, Turn, answering, calling
+from autotelic.agents.tool_loop import Bounds, CallRecord, Conversation, ToolLoop, Turn
 
 __all__ = [
     "Attempt",
@@ -21,7 +21,5 @@ __all__ = [
     "Solver",
     "ToolLoop",
     "Turn",
-    "answering",
-    "calling",
     "demonstration_turns",
 ]

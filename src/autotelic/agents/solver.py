@@ -33,6 +33,12 @@ class Attempt:
     """What was said between the prompt and the last turn; the model's own turns with their token ids."""
     calls: tuple[CallRecord, ...] = ()
     """Calls of tools."""
+    prompt: tuple[Message, ...] | None = None
+    """The prompt, where it is not the solver's own: an agent has one of its own making."""
+    bare: tuple[Message, ...] | None = None
+    """The same without what memory added."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Tools that the prompt offered, in OpenAI's form."""
 
 
 class Solver:
@@ -87,12 +93,12 @@ class Solver:
         counts = {name: sum(getattr(c, name) for c in made) for name in ("prompt_tokens", "completion_tokens")}
         last = made[-1].model_copy(update=counts)
         spoken = max(at for at, turn in enumerate(turns) if turn["role"] == "assistant")
-        rest = (turns[:spoken], tuple(talk.calls))
+        rest: dict[str, Any] = {"turns": turns[:spoken], "calls": tuple(talk.calls), "tools": self._loop.offered}
         if talk.answer is None:
-            return Attempt(last, None, 0.0, talk.reason, *rest)
+            return Attempt(last, None, 0.0, talk.reason, **rest)
         answer = self._environment.parse(task, talk.answer)
         checked = await self._environment.check(task, answer)
-        return Attempt(last, answer, checked.score, checked.reason, *rest)
+        return Attempt(last, answer, checked.score, checked.reason, **rest)
 
 
 def demonstration_turns(pairs: Sequence[tuple[str, str]]) -> tuple[Message, ...]:

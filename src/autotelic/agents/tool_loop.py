@@ -9,7 +9,6 @@ Whatever a call came to, also when it failed or was refused, is the next message
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,11 +16,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from autotelic.core.dialect import read_turn, turn_schema
 from autotelic.core.words import Completion, Frozen, Message, ToolCall
 from autotelic.serving import Gateway, OnText, Sampling
-from autotelic.tools import Tool, Toolbox, ToolResult, strict_json
+from autotelic.tools import Toolbox, ToolResult
 
-__all__ = ["Bounds", "CallRecord", "Conversation", "ToolLoop", "Turn", "answering", "calling"]
+__all__ = ["Bounds", "CallRecord", "Conversation", "ToolLoop", "Turn"]
 
 _FORM = 'that was neither a call nor an answer. Reply {"calls":[{"tool":NAME,"arguments":{...}}]} or {"answer":TEXT}'
 
@@ -99,6 +99,7 @@ class ToolLoop:
         self._gateway = gateway
         self._toolbox = toolbox
         self.bounds = bounds or Bounds()
+        self._schemas = {tool.name: tool.parameters for tool in toolbox.allowed}
         self.offered = tuple(tool.openai() for tool in toolbox.allowed)
         """The tools as the chat template takes them; the same in every turn, so that prompts share their beginning."""
 
@@ -134,10 +135,11 @@ class ToolLoop:
             return Turn(completion, completion.calls, None if completion.calls else completion.text)
         left = self.bounds.calls - len(records)
         must_call = self.bounds.call_first and not records and left > 0
-        schema = self._schema(min(left, self.bounds.parallel), answer=not must_call)
+        schema = turn_schema(self._schemas, min(left, self.bounds.parallel), answer=not must_call)
         guided = replace(sampling, schema=schema, tools=self.offered)
         (completion,) = await self._gateway.complete(messages, guided, on_text)
-        return _read(completion)
+        said = read_turn(completion.text)
+        return Turn(completion, said.calls, said.answer, "" if said.calls or said.answer is not None else _FORM)
 
     async def act(self, calls: Sequence[ToolCall], records: Sequence[CallRecord]) -> list[CallRecord]:
         """Run a turn's calls side by side, within the bounds; `records` are the calls made before."""
@@ -155,61 +157,3 @@ class ToolLoop:
         else:
             result = await self._toolbox.call(call.name, call.arguments)
         return CallRecord(call=call, result=result, seconds=time.perf_counter() - began)
-
-    def _schema(self, calls: int, *, answer: bool) -> dict[str, Any]:
-        forms, definitions = [], dict[str, Any]()
-        if calls > 0 and self._toolbox.allowed:
-            one = [_closed(tool={"const": t.name}, arguments=_hoist(t, definitions)) for t in self._toolbox.allowed]
-            forms.append(_closed(calls={"type": "array", "items": {"anyOf": one}, "minItems": 1, "maxItems": calls}))
-        if answer or not forms:
-            forms.append(_closed(answer={"type": "string"}))
-        return {"anyOf": forms} | ({"$defs": definitions} if definitions else {})
-
-
-def _hoist(tool: Tool, definitions: dict[str, Any]) -> Any:
-    """Return a tool's schema as a part of a larger one, which takes over its definitions under names of their own."""
-
-    def moved(part: Any) -> Any:
-        if isinstance(part, list):
-            return [moved(one) for one in part]
-        if not isinstance(part, dict):
-            return part
-        kept = {key: moved(value) for key, value in part.items() if key != "$defs"}
-        if isinstance(at := part.get("$ref"), str):
-            kept["$ref"] = at.replace("#/$defs/", f"#/$defs/{tool.name}.")
-        return kept
-
-    own = tool.parameters.get("$defs", {})
-    definitions.update({f"{tool.name}.{name}": moved(definition) for name, definition in own.items()})
-    return moved(tool.parameters)
-
-
-def calling(calls: Sequence[ToolCall]) -> str:
-    """Return the turn that makes these calls, in our own dialect."""
-    made = [{"tool": call.name, "arguments": json.loads(call.arguments)} for call in calls]
-    return json.dumps({"calls": made}, ensure_ascii=False, separators=(",", ":"))
-
-
-def answering(answer: str) -> str:
-    """Return the turn that gives this answer, in our own dialect."""
-    return json.dumps({"answer": answer}, ensure_ascii=False, separators=(",", ":"))
-
-
-def _closed(**properties: Any) -> dict[str, Any]:
-    names = list(properties)
-    return {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
-
-
-def _read(completion: Completion) -> Turn:
-    """Read a turn in our own dialect."""
-    try:
-        said = strict_json(completion.text)
-        if isinstance(said, dict) and isinstance(said.get("answer"), str):
-            return Turn(completion, answer=said["answer"])
-        calls = tuple(
-            ToolCall(name=str(call["tool"]), arguments=json.dumps(call["arguments"], ensure_ascii=False))
-            for call in said["calls"]
-        )
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return Turn(completion, fault=_FORM)
-    return Turn(completion, calls) if calls else Turn(completion, fault=_FORM)

@@ -12,7 +12,8 @@ from typing import Any, TypedDict
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 
-from autotelic.agents import Bounds, CallRecord, ToolLoop, answering
+from autotelic.agents import Bounds, CallRecord, ToolLoop
+from autotelic.core.dialect import answering
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Message, ToolCall
 from autotelic.environments import plain_answer

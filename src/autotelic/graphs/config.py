@@ -182,6 +182,8 @@ class Config(Frozen):
     """What stops a run that collapses."""
     tools: ToolsConfig = ToolsConfig()
     """Tools that the solver has."""
+    solver: str | None = None
+    """A LangGraph agent of your own as the solver: `file.py:graph` or `package.module:graph`."""
     serving: ServingConfig = ServingConfig()
     """The model server."""
 
@@ -198,6 +200,11 @@ class Config(Frozen):
             raise ValueError(
                 f"curate.min_examples ({self.curate.min_examples}) exceeds what a round can give, propose.tasks x "
                 f"curate.per_task ({self.propose.tasks} x {self.curate.per_task}): raise propose.tasks."
+            )
+        if self.solver is not None and self.tools.use:
+            raise ValueError(
+                f"solver is {self.solver}, which brings its own tools, and tools.use names {', '.join(self.tools.use)}: "
+                "leave one of them out."
             )
         if self.curate.replay + self.curate.real >= 1:
             raise ValueError(

@@ -7,12 +7,12 @@ they tell right from wrong.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
+from autotelic.core.dialect import read_turn
 from autotelic.core.words import Role, Task, TrainingExample, content_id
 from autotelic.environments import solved
 from autotelic.evaluation import auc
@@ -52,14 +52,14 @@ async def curate(s: Session, round: int, champion: int) -> dict[str, Any]:
     detail: dict[str, Any] = {}
     if not s.ledger.count(CurationRow, round=round):
         rates = _solve_rates(episodes)
-        candidates = _solver_candidates(episodes, tasks, rates, round)
+        candidates = _solver_candidates(episodes, tasks, rates, round, plain=s.plain)
         candidates += _proposer_candidates(s, rates, round)
         fates = _Fates(candidates, round)
         kept = fates.apply(_gates(s, round, clean))
         kept, detail = await _reviewed(s, round, champion, kept, fates)
         s.note("curate", detail)
         s.ledger.add([*fates.rows(), *_examples(s, round, kept, clean)])
-    await s.memory.add(_demonstrations(episodes, tasks, clean, round))
+    await s.memory.add(_demonstrations(episodes, tasks, clean, round, plain=s.plain))
     origins = s.ledger.rows(ExampleRow, round=round)
     new = [row for row in origins if row.origin == "new"]
     return {
@@ -116,14 +116,14 @@ def _solve_rates(episodes: list[EpisodeRow]) -> dict[str, float]:
 
 
 def _solver_candidates(
-    episodes: list[EpisodeRow], tasks: dict[str, Task], rates: dict[str, float], round: int
+    episodes: list[EpisodeRow], tasks: dict[str, Task], rates: dict[str, float], round: int, *, plain: bool
 ) -> list[Candidate]:
     found = []
     for e in episodes:
         answer = (e.answer or e.text).strip()
-        # With tools the last turn has a form of its own; without, the answer alone is what is worth saying.
-        text = e.text if e.turns else answer
-        example = _example(Role.SOLVER, e.bare_messages, text, e.family, e.id, e.turns)
+        # With tools, or an agent, the last turn has a form of its own; else the answer alone is what is worth saying.
+        text = answer if plain else e.text
+        example = _example(Role.SOLVER, e.bare_messages, text, e.family, e.id, e.turns, e.tools)
         found.append(
             Candidate(
                 id=e.id,
@@ -157,7 +157,7 @@ def _proposer_candidates(s: Session, rates: dict[str, float], round: int) -> lis
 
 
 def _example(
-    role: Role, messages: list[dict[str, Any]], text: str, family: str, source: str, turns: Iterable[dict[str, Any]] = ()
+    role: Role, messages: list[dict[str, Any]], text: str, family: str, source: str, turns: Iterable[dict[str, Any]] = (), tools: Iterable[dict[str, Any]] = ()
 ) -> TrainingExample:
     between = messages_of(turns)
     return TrainingExample(
@@ -165,6 +165,7 @@ def _example(
         role=role,
         messages=messages_of(messages),
         turns=between,
+        tools=tuple(tools),
         completion=text,
         family=family,
         source=source,
@@ -199,7 +200,8 @@ def _answer_of(row: ExampleRow) -> str:
     """The answer that an example gives; with tools it stands inside the last turn's form."""
     if row.role != Role.SOLVER.value:
         return ""
-    return str(json.loads(row.completion)["answer"]) if row.turns else row.completion
+    said = read_turn(row.completion).answer if row.tools else None
+    return row.completion if said is None else said
 
 
 async def _reviewed(
@@ -240,7 +242,7 @@ def _examples(s: Session, round: int, kept: list[Candidate], clean: Gate) -> lis
     ]
     real = s.ledger.tasks(row.id for row in s.ledger.rows(TaskRow, origin="real", order="id"))
     pools = [Pool("replay", earlier, settings.replay if earlier else 0.0)]
-    if not s.loop:  # a real example has an answer and no calls: with tools it would teach not to use them
+    if s.plain:  # a real example has an answer and no calls: with tools it would teach not to use them
         pools.append(Pool("real", [_real(s, task) for task in real.values()], settings.real))
     drawn = replay(kept, pools, contamination=clean, seed=s.seed("replay", round))
     chosen = [("new", one) for one in kept]
@@ -253,6 +255,7 @@ def _examples(s: Session, round: int, kept: list[Candidate], clean: Gate) -> lis
             role=one.example.role.value,
             messages=as_dicts(one.example.messages),
             turns=as_dicts(one.example.turns),
+            tools=list(one.example.tools),
             completion=one.example.completion,
             family=one.example.family,
             source=one.example.source,
@@ -266,7 +269,7 @@ def _examples(s: Session, round: int, kept: list[Candidate], clean: Gate) -> lis
 
 
 def _replayable(row: ExampleRow) -> Candidate:
-    example = _example(Role(row.role), row.messages, row.completion, row.family, row.source, row.turns)
+    example = _example(Role(row.role), row.messages, row.completion, row.family, row.source, row.turns, row.tools)
     return Candidate(
         id=f"r{row.round}/{row.id}",
         example=example,
@@ -290,13 +293,15 @@ def _real(s: Session, task: Task) -> Candidate:
     )
 
 
-def _demonstrations(episodes: list[EpisodeRow], tasks: dict[str, Task], clean: Gate, round: int) -> list[Demonstration]:
+def _demonstrations(
+    episodes: list[EpisodeRow], tasks: dict[str, Task], clean: Gate, round: int, *, plain: bool
+) -> list[Demonstration]:
     """The first right answer to each task of the round, but for what is near an evaluation task."""
     right: dict[str, EpisodeRow] = {}
     for e in episodes:
         if solved(e.score):
             right.setdefault(e.task_id, e)
-    candidates = _solver_candidates(list(right.values()), tasks, {}, round)
+    candidates = _solver_candidates(list(right.values()), tasks, {}, round, plain=plain)
     barred = {drop.item_id for drop in clean(candidates)}
     return [
         Demonstration(

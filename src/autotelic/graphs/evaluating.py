@@ -37,7 +37,7 @@ async def prepare(s: Session) -> dict[str, Any]:
     real = await asyncio.to_thread(_real_set, s)
     s.progress.stop("suites")
     report = await self_test(s.environment, s.ledger.suite("frozen"))
-    shown = await worked_examples(s, real) if s.loop else [Demonstration.of(task) for task in real]
+    shown = [Demonstration.of(task) for task in real] if s.plain else await worked_examples(s, real)
     await s.memory.add(shown)
     await s.serve(0)
     await answer_suite(s, "frozen", 0, 0)

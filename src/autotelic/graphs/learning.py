@@ -90,7 +90,7 @@ def _write_examples(s: Session, round: int, rows: list[ExampleRow]) -> Path:
             id=row.id,
             role=Role(row.role),
             messages=messages_of(row.messages),
-            tools=s.loop.offered if s.loop and row.role == Role.SOLVER.value else (),
+            tools=tuple(row.tools),
             turns=messages_of(row.turns),
             completion=row.completion,
             family=row.family,

@@ -27,9 +27,10 @@ from autotelic.core.run_dir import RunDir
 from autotelic.core.seeds import derive
 from autotelic.core.words import DeliveryRecord, Message, PolicyFiles, PolicyState
 from autotelic.environments import Environment, open_environment
+from autotelic.graphs.agent_solver import AgentSolver
 from autotelic.graphs.config import Config
 from autotelic.memory import CachedEmbedder, DemonstrationMemory
-from autotelic.serving import PolicyServer, resolve_model
+from autotelic.serving import Endpoint, PolicyServer, open_endpoint, resolve_model
 from autotelic.store import DeliveryRow, Ledger, NodeRow, PolicyRow, RunRow
 from autotelic.tools import Toolbox, open_toolbox
 from autotelic.training import Card, Trainer, read_card, read_policy, write_card
@@ -52,6 +53,7 @@ class Session:
     server: PolicyServer
     trainer: Trainer
     toolbox: Toolbox = field(default_factory=Toolbox)
+    endpoint: Endpoint | None = None
     progress: Progress = field(default_factory=Silent)
     round: int = 0
 
@@ -62,8 +64,15 @@ class Session:
 
     @property
     def solver(self) -> Solver:
-        """The solver on the local policy."""
+        """The solver on the local policy: ours, or the user's own agent."""
+        if self.config.solver is not None and self.endpoint is not None:
+            return AgentSolver(self.server.gateway, self.environment, self.config.solver, self.endpoint)
         return Solver(self.server.gateway, self.environment, self.loop)
+
+    @property
+    def plain(self) -> bool:
+        """Whether an answer is one turn of our own solver's, so that a known answer is a whole example."""
+        return self.loop is None and self.config.solver is None
 
     @property
     def proposer(self) -> Proposer:
@@ -198,7 +207,11 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
         stack.push_async_callback(trainer.aclose)
         server = PolicyServer(config.serving, log=run.logs / "vllm.log")
         stack.push_async_callback(server.stop)
-        session = Session(config, run, ledger, environment, memory, server, trainer, toolbox, progress or Silent())
+        session = Session(config, run, ledger, environment, memory, server, trainer, toolbox)
+        session.progress = progress or Silent()
+        if config.solver is not None:
+            session.endpoint = await stack.enter_async_context(open_endpoint(server.gateway))
+            _ = session.solver  # an agent that cannot be built is found out now
         for tool in toolbox.refused:
             session.progress.say(f"{tool.name} may not be called: add it, or its class {tool.permission}, to tools.allow")
         server.on_record = session.record_delivery

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from autotelic.agents import answering, calling
+from autotelic.core.dialect import answering, calling
 from autotelic.core.errors import UsageError
 from autotelic.core.plugins import load_source
 from autotelic.core.words import Message, Task, ToolCall

@@ -7,6 +7,7 @@ from autotelic.serving.backends import (
     LiteLLMBackend,
     LocalBackend,
     OnText,
+    Refused,
     Sampling,
     ScriptedBackend,
     Streaming,
@@ -15,6 +16,7 @@ from autotelic.serving.backends import (
 from autotelic.serving.canary import Indistinguishable, Tolerance, difference, prove, server_logprobs
 from autotelic.serving.config import ServingConfig
 from autotelic.serving.delivery import DeliveryKind, PolicyServer
+from autotelic.serving.endpoint import Endpoint, Exchange, Recording, open_endpoint
 from autotelic.serving.gateway import Counters, Gateway
 from autotelic.serving.model import DEFAULT_MODEL, ModelFiles, cache_dir, resolve_model
 from autotelic.serving.server import VLLMServer
@@ -24,6 +26,8 @@ __all__ = [
     "Backend",
     "Counters",
     "DeliveryKind",
+    "Endpoint",
+    "Exchange",
     "Gateway",
     "Indistinguishable",
     "LiteLLMBackend",
@@ -31,6 +35,8 @@ __all__ = [
     "ModelFiles",
     "OnText",
     "PolicyServer",
+    "Recording",
+    "Refused",
     "Sampling",
     "ScriptedBackend",
     "ServingConfig",
@@ -40,6 +46,7 @@ __all__ = [
     "VLLMServer",
     "cache_dir",
     "difference",
+    "open_endpoint",
     "prove",
     "resolve_model",
     "server_logprobs",

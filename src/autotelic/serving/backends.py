@@ -22,6 +22,7 @@ __all__ = [
     "LiteLLMBackend",
     "LocalBackend",
     "OnText",
+    "Refused",
     "Sampling",
     "ScriptedBackend",
     "Streaming",
@@ -77,6 +78,10 @@ class Sampling:
 
 class Unavailable(Exception):
     """This attempt got no answer, another one may: connection lost, time-out, overload, an error of the server's."""
+
+
+class Refused(ServingError):
+    """The server will not answer this request, however often it is asked."""
 
 
 class Backend(Protocol):
@@ -203,7 +208,7 @@ class LocalBackend:
         if response.status_code >= 500 or response.status_code in (408, 429):
             raise Unavailable(f"{path}: status {response.status_code}: {response.text[:300]}")
         if response.status_code >= 400:
-            raise ServingError(
+            raise Refused(
                 f"the model server refused {path} with status {response.status_code}: {response.text[:500]} "
                 "Change the request: a prompt may be too long for serving.max_model_len, or a schema not supported."
             )

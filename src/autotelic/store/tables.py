@@ -138,6 +138,7 @@ class EpisodeRow(SQLModel, table=True):
     sample: int
     messages: list[dict[str, Any]] = _json()
     bare_messages: list[dict[str, Any]] = _json()
+    tools: list[dict[str, Any]] = _json(default_factory=list)
     turns: list[dict[str, Any]] = _json(default_factory=list)
     text: str
     finish_reason: str
@@ -206,6 +207,7 @@ class ExampleRow(SQLModel, table=True):
     position: int
     role: str
     messages: list[dict[str, Any]] = _json()
+    tools: list[dict[str, Any]] = _json(default_factory=list)
     turns: list[dict[str, Any]] = _json(default_factory=list)
     completion: str
     family: str

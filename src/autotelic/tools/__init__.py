@@ -13,7 +13,7 @@ from autotelic.tools._fuzz import fuzz
 from autotelic.tools._load import ToolsConfig, load_tools, open_toolbox
 from autotelic.tools._mcp import McpServer
 from autotelic.tools._sql import sql
-from autotelic.tools._tool import Permission, Tool, ToolReason, ToolResult, as_tool, strict_json, tool
+from autotelic.tools._tool import Permission, Tool, ToolReason, ToolResult, as_tool, tool
 from autotelic.tools._toolbox import DEFAULT_ALLOW, Toolbox
 
 __all__ = [
@@ -33,6 +33,5 @@ __all__ = [
     "open_toolbox",
     "python_tool",
     "sql",
-    "strict_json",
     "tool",
 ]

@@ -24,10 +24,11 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.exceptions import Unresolvable
 
+from autotelic.core.dialect import strict_json
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Frozen
 
-__all__ = ["Permission", "Tool", "ToolReason", "ToolResult", "as_tool", "bad_arguments", "strict_json", "tool"]
+__all__ = ["Permission", "Tool", "ToolReason", "ToolResult", "as_tool", "bad_arguments", "tool"]
 
 Permission = Literal["pure", "reads", "writes", "network"]
 """What a call can do at worst: nothing but compute; read what is on this machine; change it; reach other machines.
@@ -37,7 +38,6 @@ Each class includes the ones before it. A tool that does not say counts as `netw
 
 ToolReason = Literal["ok", "bad_arguments", "failed", "timeout", "refused", "unknown"]
 
-_MAX_ARGUMENTS = 200_000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 
@@ -265,30 +265,6 @@ async def _in_thread(function: Callable[..., Any], values: dict[str, Any]) -> An
 
     threading.Thread(target=work, name="autotelic-tool", daemon=True).start()
     return await future
-
-
-def strict_json(text: str) -> Any:
-    """Parse what a model wrote: no name twice in one object, no NaN or Infinity, not without end.
-
-    Raises:
-        ValueError: it is not JSON in this sense.
-        RecursionError: it is nested too deeply.
-    """
-    if len(text) > _MAX_ARGUMENTS:
-        raise ValueError(f"{len(text)} characters, at most {_MAX_ARGUMENTS} are allowed")
-    return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))
-        raise ValueError(f"{twice!r} is given twice")
-    return found
-
-
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is not a number in JSON")
 
 
 def _explain(error: ValidationError) -> str:
