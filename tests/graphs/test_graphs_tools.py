@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Callable
@@ -11,11 +12,17 @@ from typing import Any
 import pytest
 from tests.graphs.simulated import right_answer, small
 
+from autotelic.core.config import load_config
+from autotelic.core.errors import UsageError
+from autotelic.core.plugins import load_source
 from autotelic.core.words import Role, TrainingExample
-from autotelic.graphs import Outcome
+from autotelic.environments import make_environment, solved
+from autotelic.graphs import Config, Outcome
 from autotelic.store import EpisodeRow, EvaluationRow, ExampleRow, Ledger, ToolCallRow
+from autotelic.tools import open_toolbox
 
 Play = Callable[..., tuple[Outcome, Ledger]]
+ROOT = Path(__file__).parents[2]
 FILE = '''
 import autotelic
 from tests.graphs.simulated import right_answer
@@ -81,10 +88,61 @@ def test_the_report_counts_calls_and_shows_them(played: tuple[Outcome, Ledger], 
     assert "Calls of tools in episodes" in page and "send was not called" in page
 
 
+RECIPES = """
+def gcd(question):
+    return "oracle", {"question": question}
+
+def chain_sum(question):
+    return "oracle", {"question": "Find the GCD of these numbers: 1, 1."}
+
+def letter_counting(question):
+    return None
+"""
+
+
+def demonstrations(run: Path) -> list[dict[str, Any]]:
+    with contextlib.closing(sqlite3.connect(f"file:{run / 'memory' / 'demonstrations.sqlite'}?mode=ro", uri=True)) as db:
+        return [json.loads(body) for (body,) in db.execute("SELECT body FROM demonstrations")]
+
+
+def test_real_examples_are_worked_and_kept_where_that_is_right(play: Play, tmp_path: Path) -> None:
+    tools, recipes = tmp_path / "house_tools.py", tmp_path / "recipes.py"
+    tools.write_text(FILE)
+    recipes.write_text(RECIPES)
+    given = {"tools": {"use": [str(tools)]}, "solve": {"max_tokens": 64}, "rounds": 1}
+    play(small(**given, memory={"recipes": str(recipes)}))
+    worked = [d for d in demonstrations(tmp_path / "run") if d["id"].startswith("real/")]
+    assert {d["family"] for d in worked} == {"gcd"} and len(worked) == 3
+    for d in worked:
+        (call,) = json.loads(d["turns"][0]["content"])["calls"]
+        assert call == {"tool": "oracle", "arguments": {"question": d["question"]}}
+        assert d["turns"][1] == {**d["turns"][1], "role": "tool", "content": right_answer(d["question"])}
+        assert json.loads(d["text"]) == {"answer": d["answer"]} and d["answer"] == right_answer(d["question"])
+    broken = tmp_path / "broken.py"
+    broken.write_text("def gcd(question):\n    return question.nothing\n")
+    with pytest.raises(UsageError, match="the recipe 'gcd' of .*broken.py fails on .*AttributeError"):
+        play(small(**given, memory={"recipes": str(broken)}), "other")
+
+
+async def test_the_recipes_of_the_tools_config_work_their_tasks() -> None:
+    config = load_config(Config, ROOT / "configs" / "tools.yaml")
+    recipes = vars(load_source(str(ROOT / "configs" / "recipes.py")))
+    environment = make_environment(config.environment)
+    right: dict[str, list[bool]] = {}
+    async with open_toolbox(config.tools) as toolbox:
+        for task in environment.tasks(120, seed=5):
+            call = recipes[task.family](task.question)
+            if call is not None:
+                result = await toolbox.call(*call)
+                checked = await environment.check(task, environment.parse(task, result.content))
+                right.setdefault(task.family, []).append(solved(checked.score))
+    assert right.keys() == set(environment.families)
+    assert {family for family, found in right.items() if sum(found) < 0.9 * len(found)} == set()
+
+
 def test_memory_shows_whole_conversations(played: tuple[Outcome, Ledger], tmp_path: Path) -> None:
     _, ledger = played
-    db = sqlite3.connect(f"file:{tmp_path / 'run' / 'memory' / 'demonstrations.sqlite'}?mode=ro", uri=True)
-    remembered: list[dict[str, Any]] = [json.loads(body) for (body,) in db.execute("SELECT body FROM demonstrations")]
+    remembered = demonstrations(tmp_path / "run")
     assert remembered and all([t["role"] for t in d["turns"]] == ["assistant", "tool", "tool"] for d in remembered)
     helped = [e for e in ledger.rows(EpisodeRow, round=2) if e.memory_ids]
     assert helped
