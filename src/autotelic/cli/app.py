@@ -15,7 +15,8 @@ from rich.table import Table
 
 from autotelic import __version__
 from autotelic.cli.graphs import graphs, run_graph
-from autotelic.cli.shown import JsonOption, out, show
+from autotelic.cli.memory import memory
+from autotelic.cli.shown import JsonOption, RunArgument, out, show
 from autotelic.cli.tools import tools
 
 __all__ = ["app"]
@@ -32,8 +33,8 @@ policies = typer.Typer(help="The policies of a run: list, show, promote, roll ba
 app.add_typer(policies, name="policies")
 app.add_typer(tools, name="tools")
 app.add_typer(graphs, name="graphs")
+app.add_typer(memory, name="memory")
 
-RunArgument = Annotated[Path, typer.Argument(help="Directory of a run.")]
 SetArgument = Annotated[list[str] | None, typer.Argument(help="Overrides of the config, key=value.")]
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-__all__ = ["JsonOption", "out", "show"]
+__all__ = ["JsonOption", "RunArgument", "out", "show"]
 
 out = Console()
 
+RunArgument = Annotated[Path, typer.Argument(help="Directory of a run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs.")]
 
 

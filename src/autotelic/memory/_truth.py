@@ -1,7 +1,8 @@
 """The demonstrations themselves, in one SQLite file: whatever the index says, this is what is so.
 
-Nothing is deleted. A row that has to make room is marked with the round that evicted it, so that a question asked
-"as of round n" gets the same answer for ever, which is what lets a killed round be repeated.
+A row that has to make room is not deleted but marked with the round that evicted it, so that a question asked "as of
+round n" gets the same answer for ever, which is what lets a killed round be repeated. Only what a person wants forgotten
+goes: then no byte of it is left here but a hash, by which it is known if it comes again.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ CREATE TABLE IF NOT EXISTS demonstrations (
 CREATE INDEX IF NOT EXISTS by_family ON demonstrations (environment, family, evicted);
 CREATE INDEX IF NOT EXISTS by_content ON demonstrations (content, evicted);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS forgotten (content TEXT PRIMARY KEY);
 """
 
 
@@ -148,8 +150,9 @@ class Truth:
         seen: set[str] = set()
         # What its own round has evicted counts as stored, else adding a round's batch twice would add something.
         query = "SELECT 1 FROM demonstrations WHERE id = ? OR (content = ? AND evicted >= ?)"
+        forgotten = {content for (content,) in self._file.execute("SELECT content FROM forgotten")}
         for one in demonstrations:
-            if one.id in fresh or one.content in seen:
+            if one.id in fresh or one.content in seen | forgotten:
                 continue
             if self._file.execute(query, (one.id, one.content, one.round)).fetchone() is None:
                 fresh[one.id] = one
@@ -173,6 +176,19 @@ class Truth:
                 round_ = max(d.round for d in new if (d.environment, d.family) == (environment, family))
                 evicted += self._make_room(environment, family, family_limit, round_)
         return [d.id for d in new], evicted
+
+    def forget(self, ids: Sequence[str]) -> list[str]:
+        """Delete demonstrations, and what a deletion usually leaves in the file; return the ids that were there."""
+        known = self.demonstrations(ids)
+        self._file.execute("PRAGMA secure_delete = ON")
+        with self._file:
+            self._file.executemany(
+                "INSERT OR IGNORE INTO forgotten VALUES (?)", [(one.content,) for one in known.values()]
+            )
+            self._file.executemany("DELETE FROM demonstrations WHERE id = ?", [(id_,) for id_ in known])
+        self._file.execute("VACUUM")
+        self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return sorted(known)
 
     def _make_room(self, environment: str, family: str, limit: int, round_: int) -> list[str]:
         rows = self._file.execute(

@@ -109,6 +109,25 @@ class DemonstrationMemory:
         vectors = await self._embedder.embed([query.question for query in queries])
         return await self._locked(lambda: self._retrieve(queries, vectors, k, before_round))
 
+    async def all(self) -> list[Demonstration]:
+        """Return every demonstration, those out of sight too, in the order of rounds and ids."""
+        found = await self._locked(self._truth.demonstrations)
+        return sorted(found.values(), key=lambda one: (one.round, one.id))
+
+    async def forget(self, ids: Sequence[str]) -> list[str]:
+        """Delete demonstrations for good, from the index too, and return the ids that were there.
+
+        They do not come back: what has the same content is refused from now on. The ledger still has the episodes.
+        """
+
+        def work() -> list[str]:
+            gone = self._truth.forget(ids)
+            if gone:  # Chroma keeps what it deletes in its log
+                self._rebuild()
+            return gone
+
+        return await self._locked(work)
+
     async def count(self) -> int:
         """Return how many demonstrations are in sight now."""
         return await self._locked(self._truth.count)
