@@ -64,7 +64,7 @@ class AgentSolver(Solver):
 
     async def _episode(self, task: Task, messages: Sequence[Message], sampling: Sampling, sample: int) -> Attempt:
         seed = None if sampling.seed is None else derive(sampling.seed, sample)
-        text, reason = None, "ok"
+        text, reason, words = None, "ok", ""
         async with self._endpoint.episode(replace(sampling, n=1, seed=seed)) as (url, recording):
             try:
                 async with asyncio.timeout(self._seconds):
@@ -73,17 +73,17 @@ class AgentSolver(Solver):
             except TimeoutError:
                 reason = "timeout"
             except Exception as error:  # whatever an agent does wrong is data
-                reason = f"agent_failed: {type(error).__name__}: {error}"[:_FAILURE]
+                reason, words = f"agent_failed_{type(error).__name__}", str(error)[:_FAILURE]
         if recording.failure is not None:  # but a model that cannot be reached is not its doing
             raise recording.failure
+        if not recording.exchanges:
+            nothing = Completion(text=words, finish_reason="stop")
+            return Attempt(nothing, None, 0.0, "no_model_call" if reason == "ok" else reason)
         return await self._judged(task, text, reason, recording, messages[1:-1])
 
     async def _judged(
         self, task: Task, text: str | None, reason: str, recording: Recording, examples: Sequence[Message]
     ) -> Attempt:
-        if not recording.exchanges:
-            nothing = Completion(text=text or "", finish_reason="stop")
-            return Attempt(nothing, None, 0.0, "no_model_call" if reason == "ok" else reason)
         first, last = recording.exchanges[0], recording.exchanges[-1]
         prompt, turns = _split(first, last, recording.exchanges)
         made = [exchange.completion for exchange in recording.exchanges]
