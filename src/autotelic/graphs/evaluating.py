@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import chain, zip_longest
 from typing import Any
 
 from langgraph.types import interrupt
@@ -163,17 +164,19 @@ async def evaluate(s: Session, round: int, champion: int, candidate: int) -> dic
 
 
 def _past_failures(s: Session, round: int, champion: int) -> list[Task]:
-    """Tasks of earlier fresh suites that another policy than the champion failed, newest round first.
+    """Tasks of earlier fresh suites that another policy than the champion failed, as many of each round as can be.
 
     The champion's own answers do not count: chosen by what it solved it would start at 100%, and any candidate seem to
-    fall; chosen by what it failed, any candidate would seem to gain.
+    fall; chosen by what it failed, any candidate would seem to gain. Of one round alone it would often be what a near
+    copy of the champion failed, which neither side solves.
     """
-    chosen: dict[str, None] = {}
-    for earlier in range(round - 1, 0, -1):
-        for row in s.ledger.rows(EvaluationRow, suite="fresh", round=earlier, memory=False, order="task_id"):
-            if row.policy != champion and not solved(row.score):
-                chosen[row.task_id] = None
-    ids = list(chosen)[: s.config.evaluate.regression]
+    failed = [
+        [row.task_id for row in rows if row.policy != champion and not solved(row.score)]
+        for earlier in range(round - 1, 0, -1)
+        if (rows := s.ledger.rows(EvaluationRow, suite="fresh", round=earlier, memory=False, order="task_id"))
+    ]
+    in_turn = chain.from_iterable(zip_longest(*failed))
+    ids = [task for task in dict.fromkeys(in_turn) if task is not None][: s.config.evaluate.regression]
     known = s.ledger.tasks(ids)
     return [known[i] for i in ids]
 
