@@ -44,7 +44,7 @@ class ServingConfig(Frozen):
     """A request that takes longer counts as lost, seconds."""
     extra_args: tuple[str, ...] = ()
     """More flags for vLLM's API server, as on its command line."""
-    proof_max: float = Field(default=2.0, gt=0)
+    proof_max: float = Field(default=1.0, gt=0)
     """Largest log-probability difference to the trainer on any canary token that still counts as agreement, nats; on a
     token less probable than e^-4 it is in proportion to the log-probability. Measured between transformers and vLLM,
     both bfloat16: 0.2 to 0.45 in these terms, and 0.91 once."""
