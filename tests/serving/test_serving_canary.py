@@ -66,13 +66,16 @@ def test_one_wild_token_or_many_slightly_off_are_no_agreement(served: tuple[floa
         prove(policy(tuple([-1.0] * 100)), (served,), None, NOISE)
 
 
-def test_an_improbable_token_may_differ_in_proportion_to_its_log_probability() -> None:
-    probable, improbable = [-1.0] * 99, -12.8
-    made = policy((improbable, *probable))
-    assert prove(made, ((improbable - 1.45, *probable),), None, NOISE).to_trainer == pytest.approx(1.45)
-    for wild in (improbable - 3.3, improbable + 3.3):
-        with pytest.raises(DeliveryError, match="differs from the trainer"):
-            prove(made, ((wild, *probable),), None, NOISE)
+def test_only_the_quarter_the_maker_held_least_likely_is_left_out() -> None:
+    probable, improbable = [-1.0] * 75, [-12.8] * 25
+    made = policy((*improbable, *probable))
+    assert prove(made, ((*[-15.0] * 25, *probable),), None, NOISE).to_trainer == 0.0
+    with pytest.raises(DeliveryError, match="differs from the trainer"):
+        prove(made, ((*improbable, -2.5, *probable[1:]),), None, NOISE)
+    with pytest.raises(DeliveryError, match="differs from the trainer"):
+        prove(policy((*improbable, -12.0, *probable[1:])), ((*improbable, -14.0, *probable[1:]),), None, NOISE)
+    with pytest.raises(DeliveryError, match="differs from the trainer"):
+        prove(policy((-1.0, math.nan)), ((-1.0, -1.0),), None, NOISE)
 
 
 @given(Numbers)

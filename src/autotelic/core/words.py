@@ -267,7 +267,7 @@ class Proof(Frozen):
     """Evidence that the server answers with a policy."""
 
     to_trainer: float
-    """Largest absolute log-probability difference between server and trainer over the canary tokens, nats."""
+    """Largest absolute log-probability difference between server and trainer over the compared canary tokens, nats."""
     to_trainer_mean: float
     """Mean of the same, nats."""
     to_previous: float | None

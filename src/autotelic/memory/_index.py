@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autotelic.core.errors import MissingPackage, StoreError
-from autotelic.memory._truth import Row
+from autotelic.memory._truth import Row, Truth
 
 __all__ = ["Index"]
 
@@ -101,6 +103,24 @@ class Index:
         self._open()
         self.put(rows, vectors)
 
+    def rebuild_apart(self, truth: Path) -> None:
+        """Do the same in a process of its own, from the file of the truth.
+
+        Chroma writes the unused room of its files as its process' memory happens to be. What was just forgotten may
+        still lie in ours, and has been found in such a file; the other process never saw it. (What this one adds
+        afterwards may carry remnants again, until the next process rebuilds.)
+
+        Raises:
+            StoreError: that process failed. The index is gone; the next one to open it builds it.
+        """
+        self.close()
+        shutil.rmtree(self._path, ignore_errors=True)
+        command = [sys.executable, "-P", "-m", "autotelic.memory._index", str(truth), str(self._path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise StoreError(f"the index of the memory was not built again: {done.stderr[-500:].strip()}")
+        self._open()
+
     def _open(self) -> None:
         import chromadb
         from chromadb.config import Settings
@@ -123,3 +143,11 @@ def _sound(file: Path) -> bool:
         return False
     finally:
         connection.close()
+
+
+if __name__ == "__main__":
+    _truth, _index = Truth(Path(sys.argv[1])), Index(Path(sys.argv[2]))
+    _rows = _truth.rows()
+    _index.put(_rows, _truth.vectors([row.id for row in _rows]))
+    _index.close()
+    _truth.close()

@@ -103,6 +103,7 @@ class Truth:
     """The SQLite file. Synchronous; one thread at a time."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = sqlite3.connect(path, timeout=30, check_same_thread=False)
         self._file.execute("PRAGMA journal_mode=WAL")
         self._file.execute("PRAGMA synchronous=FULL")

@@ -123,7 +123,7 @@ class DemonstrationMemory:
         def work() -> list[str]:
             gone = self._truth.forget(ids)
             if gone:  # Chroma keeps what it deletes in its log
-                self._rebuild()
+                self._index.rebuild_apart(self._truth.path)
             return gone
 
         return await self._locked(work)
