@@ -76,7 +76,7 @@ def make_states(environment: Environment, tasks: int, samples: int) -> list[Solv
         SolveState(
             task=task,
             sampling=Sampling(n=samples, seed=derive(0, "rollouts", task.id), max_tokens=MAX_TOKENS),
-            demonstrations=[Demonstration.of(d) for d in draw.sample(pool[task.family], DEMONSTRATIONS)],
+            recalled=[Demonstration.of(d) for d in draw.sample(pool[task.family], DEMONSTRATIONS)],
         )
         for task in environment.tasks(tasks, seed=2)
     ]
@@ -104,7 +104,7 @@ async def run_httpx(work: Work, block: int) -> None:  # noqa: ARG001 (the same f
     ) as client:
 
         async def send(state: SolveState) -> None:
-            shown = [message for one in state["demonstrations"] for message in one.messages]
+            shown = [message for one in state["recalled"] if isinstance(one, Demonstration) for message in one.messages]
             sampling = state["sampling"]
             body = {
                 "model": "policy",

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autotelic.memory import CachedEmbedder, Demonstration, DemonstrationMemory, MiniLM, Query
+from autotelic.memory import CachedEmbedder, Demonstration, Memory, MiniLM, Query
 
 pytestmark = pytest.mark.e2e
 
@@ -89,7 +89,7 @@ def test_the_worker_does_not_outlive_a_killed_parent() -> None:
 
 async def test_the_memory_finds_by_meaning(tmp_path: Path) -> None:
     embedder = CachedEmbedder(MiniLM(), tmp_path / "embeddings.sqlite")
-    memory = await DemonstrationMemory.open(tmp_path, embedder)
+    memory = await Memory.open(tmp_path, embedder)
     questions = ["How do I bake bread?", "Which planet is the largest?", "What is 12 divided by 4?"]
     common = {
         "environment": "e",

@@ -14,7 +14,7 @@ from tests.graphs.simulated import right_answer, small
 from autotelic.core.words import Role
 from autotelic.environments import solved
 from autotelic.graphs import Outcome, Session, acquire
-from autotelic.memory import DemonstrationMemory
+from autotelic.memory import Memory
 from autotelic.store import CurationRow, EpisodeRow, ExampleRow, Ledger, ProposalRow, SuiteRow
 
 CONFIG = small()
@@ -29,8 +29,8 @@ def ledger(finished: Path) -> Iterator[Ledger]:
 
 def remembered(run: Path) -> list[dict[str, Any]]:
     """The demonstrations in a run's memory."""
-    db = sqlite3.connect(f"file:{run / 'memory' / 'demonstrations.sqlite'}?mode=ro", uri=True)
-    rows = [json.loads(body) for (body,) in db.execute("SELECT body FROM demonstrations ORDER BY round, id")]
+    db = sqlite3.connect(f"file:{run / 'memory' / 'memory.sqlite'}?mode=ro", uri=True)
+    rows = [json.loads(body) for (body,) in db.execute("SELECT body FROM items ORDER BY round, id")]
     db.close()
     return rows
 
@@ -89,14 +89,14 @@ def test_memory_has_what_was_solved_and_is_asked_only_about_the_past(ledger: Led
 def test_memory_is_asked_as_of_the_round(
     play: Callable[..., tuple[Outcome, Ledger]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    retrieve = DemonstrationMemory.retrieve
+    retrieve = Memory.retrieve
     asked: list[int | None] = []
 
-    async def noted(self: DemonstrationMemory, queries: Any, k: int, *, before_round: int | None = None) -> Any:
+    async def noted(self: Memory, queries: Any, k: int, *, before_round: int | None = None) -> Any:
         asked.append(before_round)
         return await retrieve(self, queries, k, before_round=before_round)
 
-    monkeypatch.setattr(DemonstrationMemory, "retrieve", noted)
+    monkeypatch.setattr(Memory, "retrieve", noted)
     play(CONFIG)
     assert asked == [1, 1, 1, 2, 2, 2], "the rollouts, and either policy's half of the 2x2"
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,11 +19,13 @@ from autotelic.cli.app import app
 from autotelic.core.errors import MissingPackage, UsageError
 from autotelic.graphs.running import open_threads
 
+ROOT = Path(__file__).parents[2]
+
 QUESTIONS = [
     f"Find the Greatest Common Divisor (GCD) of these numbers: {n}, 36. Give only the GCD as your final answer."
     for n in (24, 60)
 ]
-FILE = '''
+FILE = """
 from typing import TypedDict
 
 from langchain_core.language_models import GenericFakeChatModel
@@ -68,7 +73,7 @@ def talker():
 
 
 nothing = 3
-'''
+"""
 
 
 @pytest.fixture
@@ -99,7 +104,9 @@ def test_a_thread_is_resumed_forked_and_replayed(run: Callable[..., Result]) -> 
     assert before_double["values"]["n"] == 1
     replayed = data(run("counter", "--thread", "t", "--from", before_double["checkpoint"], "--json"))
     assert replayed["n"] == 2
-    forked = data(run("counter", "--thread", "t", "--from", before_double["checkpoint"], "--input", '{"n": 10}', "--json"))
+    forked = data(
+        run("counter", "--thread", "t", "--from", before_double["checkpoint"], "--input", '{"n": 10}', "--json")
+    )
     assert forked["n"] == 22
     assert len(data(run("counter", "t", "--json", command=("graphs", "history")))) > len(steps), "nothing is lost"
     assert "count" in run("counter", "t", command=("graphs", "history")).stdout
@@ -172,3 +179,13 @@ async def test_where_threads_cannot_be_kept_is_said(tmp_path: Path) -> None:
     with pytest.raises(MissingPackage, match="langgraph-checkpoint-postgres is not installed"):
         async with open_threads("postgresql://nobody@127.0.0.1:9/x"):
             pass
+
+
+def test_langgraphs_dev_server_finds_our_graphs_and_opens_no_model_to_look_at_one() -> None:
+    listed = json.loads((ROOT / "langgraph.json").read_text())["graphs"]
+    for name, place in listed.items():
+        file, _, function = place.partition(":")
+        module = importlib.import_module(".".join(Path(file).with_suffix("").parts[1:]))
+        assert (ROOT / file).is_file() and Path(module.__file__ or "") == ROOT / file
+        graph = asyncio.run(getattr(module, function)(SimpleNamespace(execution_runtime=None)))
+        assert {"recall", "draft", "act"} <= set(graph.get_graph().nodes), name

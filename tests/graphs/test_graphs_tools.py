@@ -23,7 +23,7 @@ from autotelic.tools import open_toolbox
 
 Play = Callable[..., tuple[Outcome, Ledger]]
 ROOT = Path(__file__).parents[2]
-FILE = '''
+FILE = """
 import autotelic
 from tests.graphs.simulated import right_answer
 
@@ -36,7 +36,7 @@ def oracle(question: str) -> str:
 def send(question: str) -> str:
     "Tell the world."
     raise AssertionError("must not be called")
-'''
+"""
 
 
 @pytest.fixture
@@ -101,8 +101,8 @@ def letter_counting(question):
 
 
 def demonstrations(run: Path) -> list[dict[str, Any]]:
-    with contextlib.closing(sqlite3.connect(f"file:{run / 'memory' / 'demonstrations.sqlite'}?mode=ro", uri=True)) as db:
-        return [json.loads(body) for (body,) in db.execute("SELECT body FROM demonstrations")]
+    with contextlib.closing(sqlite3.connect(f"file:{run / 'memory' / 'memory.sqlite'}?mode=ro", uri=True)) as db:
+        return [json.loads(body) for (body,) in db.execute("SELECT body FROM items")]
 
 
 def test_real_examples_are_worked_and_kept_where_that_is_right(play: Play, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_real_examples_are_worked_and_kept_where_that_is_right(play: Play, tmp_p
         (call,) = json.loads(d["turns"][0]["content"])["calls"]
         assert call == {"tool": "oracle", "arguments": {"question": d["question"]}}
         assert d["turns"][1] == {**d["turns"][1], "role": "tool", "content": right_answer(d["question"])}
-        assert json.loads(d["text"]) == {"answer": d["answer"]} and d["answer"] == right_answer(d["question"])
+        assert json.loads(d["said"]) == {"answer": d["answer"]} and d["answer"] == right_answer(d["question"])
     broken = tmp_path / "broken.py"
     broken.write_text("def gcd(question):\n    return question.nothing\n")
     with pytest.raises(UsageError, match="the recipe 'gcd' of .*broken.py fails on .*AttributeError"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autotelic.agents.critic import Critic
 from autotelic.agents.curator import Curator, Review
+from autotelic.agents.memory_tools import memory_tools
 from autotelic.agents.proposer import Draft, Proposer
 from autotelic.agents.solver import Attempt, Solver, demonstration_turns
 from autotelic.agents.tool_loop import Bounds, CallRecord, Conversation, ToolLoop, Turn
@@ -22,4 +23,5 @@ __all__ = [
     "ToolLoop",
     "Turn",
     "demonstration_turns",
+    "memory_tools",
 ]

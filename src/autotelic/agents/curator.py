@@ -7,6 +7,7 @@ that sample.
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -22,6 +23,15 @@ SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"keep": {"type": "boolean"}, "why": {"enum": ["clear", "wrong", "unclear", "trivial"]}},
     "required": ["keep", "why"],
+    "additionalProperties": False,
+}
+
+LESSON = "You learn from experience. Say in one sentence what to do, so that the next question of this kind goes right."
+
+LESSON_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"advice": {"type": "string", "minLength": 8, "maxLength": 200}},
+    "required": ["advice"],
     "additionalProperties": False,
 }
 
@@ -68,6 +78,20 @@ class Curator:
         return Review(
             item_id=item_id, keep=keep, why=next(o.why for o in opinions if o.keep == (keep > 0.5) or keep == 0.5)
         )
+
+    async def lesson(self, question: str, right: str, wrong: str, *, seed: int) -> str | None:
+        """Return advice drawn from a right and a wrong answer to one question, `None` if none was given in form.
+
+        Source: arXiv 2308.10144, "ExpeL: LLM Agents Are Experiential Learners", insights from pairs of success and failure.
+        """
+        shown = f"Question:\n{question}\n\nRight answer:\n{right}\n\nWrong answer:\n{wrong}\n\nThe lesson?"
+        messages = [Message(role="system", content=LESSON), Message(role="user", content=shown)]
+        sampling = Sampling(n=1, seed=seed, max_tokens=96, temperature=0.7, schema=LESSON_SCHEMA)
+        (completion,) = await self._gateway.complete(messages, sampling)
+        try:
+            return " ".join(str(json.loads(completion.text)["advice"]).split()) or None
+        except (ValueError, KeyError, TypeError):  # cut off by the token limit
+            return None
 
 
 def _parse(completion: Completion) -> _Opinion | None:

@@ -55,10 +55,12 @@ class Solver:
         self._environment = environment
         self._loop = loop
 
-    def messages(self, task: Task, examples: Sequence[Message] = ()) -> tuple[Message, ...]:
-        """Return the prompt: system, the turns of solved examples, the task."""
+    def messages(self, task: Task, examples: Sequence[Message] = (), advice: Sequence[str] = ()) -> tuple[Message, ...]:
+        """Return the prompt: system with lessons, the turns of solved examples, the task."""
+        learned = "".join(f"\n- {line}" for line in advice)
+        system = self._environment.system_prompt(task) + (f"\n\nAdvice from experience:{learned}" if learned else "")
         return (
-            Message(role="system", content=self._environment.system_prompt(task)),
+            Message(role="system", content=system),
             *examples,
             Message(role="user", content=task.question),
         )
@@ -88,7 +90,9 @@ class Solver:
         seed = None if sampling.seed is None else derive(sampling.seed, sample)
         talk = await self._loop.answer(messages, replace(sampling, n=1, seed=seed))
         own = iter(talk.turns)
-        turns = tuple(_recorded(m, next(own) if m.role == "assistant" else None) for m in talk.messages[len(messages) :])
+        turns = tuple(
+            _recorded(m, next(own) if m.role == "assistant" else None) for m in talk.messages[len(messages) :]
+        )
         made = [turn.completion for turn in talk.turns]
         counts = {name: sum(getattr(c, name) for c in made) for name in ("prompt_tokens", "completion_tokens")}
         last = made[-1].model_copy(update=counts)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from autotelic.agents import memory_tools
 from autotelic.core.config import load_config
 from autotelic.core.errors import UsageError
 from autotelic.core.progress import Progress
@@ -231,30 +232,32 @@ async def graph_context(source: Source, *, tools: ToolsConfig, progress: Progres
         progress: shows how far it is.
     """
     async with AsyncExitStack() as stack:
-        toolbox = await stack.enter_async_context(open_toolbox(tools, workers=1))
+        memory = None
+        if source.run is not None:
+            directory = stack.enter_context(RunDir(source.run).require().held())
+            config = load_config(Config, directory.config)
+            memory = await open_memory(stack, config, directory)
+        made = {"memory": memory_tools(memory, scopes=config.memory.scopes)} if memory is not None else {}
+        toolbox = await stack.enter_async_context(open_toolbox(tools, workers=1, made=made))
         for tool in toolbox.refused:
             progress.say(f"{tool.name} may not be called: allow {tool.name}, or its class {tool.permission}")
         if source.remote:
             gateway = Gateway(LiteLLMBackend(source.remote, base_url=source.base_url))
             stack.push_async_callback(gateway.aclose)
-            context = GraphContext(gateway, toolbox=toolbox)
-        elif source.run is not None:
-            context = replace(await _run_context(stack, source.run, progress), toolbox=toolbox)
+        elif memory is not None:
+            gateway = await _champion_gateway(stack, config, directory, progress)
         else:
-            context = GraphContext(await _model_gateway(stack, source.model, progress), toolbox=toolbox)
-        yield context
+            gateway = await _model_gateway(stack, source.model, progress)
+        context = GraphContext(gateway, memory=memory, toolbox=toolbox)
+        yield replace(context, demonstrations=config.memory.demonstrations) if memory is not None else context
 
 
-async def _run_context(stack: AsyncExitStack, run: Path, progress: Progress) -> GraphContext:
-    directory = stack.enter_context(RunDir(run).require().held())
-    config = load_config(Config, directory.config)
-    ledger = Ledger(directory.ledger)
+async def _champion_gateway(stack: AsyncExitStack, config: Config, run: RunDir, progress: Progress) -> Gateway:
+    ledger = Ledger(run.ledger)
     stack.callback(ledger.close)
-    memory = await open_memory(stack, config, directory)
-    await asyncio.to_thread(find_base, config, directory)
-    policy = read_policy(directory.policy(ledger.champion().number))
-    gateway = await _serve(stack, config.serving, policy, directory.logs / "vllm.log", progress)
-    return GraphContext(gateway, memory=memory, demonstrations=config.memory.demonstrations)
+    await asyncio.to_thread(find_base, config, run)
+    policy = read_policy(run.policy(ledger.champion().number))
+    return await _serve(stack, config.serving, policy, run.logs / "vllm.log", progress)
 
 
 async def _model_gateway(stack: AsyncExitStack, model: str, progress: Progress) -> Gateway:

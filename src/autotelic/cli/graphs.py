@@ -96,7 +96,7 @@ def draw_graph(
     from autotelic.graphs.drawing import draw_png
     from autotelic.graphs.running import compiled, find_graph
 
-    drawable = compiled(find_graph(graph), _nobody()).get_graph()
+    drawable = compiled(find_graph(graph), nobody()).get_graph()
     if png is None:
         sys.stdout.write(drawable.draw_mermaid())
     else:
@@ -116,7 +116,7 @@ def show_history(
 
     async def look() -> Any:
         async with open_threads(threads or threads_file()) as saver:
-            return await history(saver, compiled(find_graph(graph), _nobody()), thread)
+            return await history(saver, compiled(find_graph(graph), nobody()), thread)
 
     steps = asyncio.run(look())
     table = Table("checkpoint", "when", "next", "state")
@@ -178,7 +178,7 @@ def _json(text: str | None, option: str) -> Any:
         raise UsageError(f'{option} is not JSON: {error}. Example: {option} \'{{"question": "2 + 2?"}}\'') from None
 
 
-def _nobody() -> Any:
+def nobody() -> Any:
     """A context for graphs that are looked at and not run."""
     from autotelic.graphs import GraphContext
     from autotelic.serving import Gateway, ScriptedBackend

@@ -18,65 +18,101 @@ from autotelic.cli.shown import JsonOption, RunArgument, out, show
 from autotelic.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from autotelic.memory import Demonstration, DemonstrationMemory
+    from autotelic.memory import Kind, Memory, Usefulness
     from autotelic.store import Ledger
 
 __all__ = ["memory"]
 
 memory = typer.Typer(
-    help="What a run remembers: list, search, show, forget, export, import, stats.", no_args_is_help=True
+    help="What a run remembers: list, search, show, restore, forget, export, import, stats.", no_args_is_help=True
 )
 
+KindOption = Annotated[str | None, typer.Option(help="Only demonstration, lesson or skill.")]
 FamilyOption = Annotated[str | None, typer.Option(help="Only this family.")]
+ScopeOption = Annotated[str | None, typer.Option(help="Only this scope and what is below it: run, user/ada ...")]
 IdArgument = Annotated[list[str], typer.Argument(help="Ids, as list shows them.")]
 
 
 @memory.command("list")
 def list_memory(
     run: RunArgument,
+    kind: KindOption = None,
     family: FamilyOption = None,
+    scope: ScopeOption = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """List what is remembered, the newest first."""
+    """List what is remembered, the newest first; what is out of sight of the solver with the reason."""
+    wanted = _kinds(kind)
 
-    async def work() -> list[Demonstration]:
+    async def work() -> tuple[list[Any], dict[str, str]]:
         async with _memory(run) as (found, _):
-            return [one for one in await found.all() if family in (None, one.family)]
+            items = [one for one in await found.all(*wanted) if family in (None, one.family) and _under(one, scope)]
+            return items, {id_: row.why for id_, row in (await found.rows()).items()}
 
-    _list(asyncio.run(work())[::-1][:limit], as_json)
+    items, why = asyncio.run(work())
+    _list(items[::-1][:limit], as_json, why)
 
 
 @memory.command("search")
 def search_memory(
     run: RunArgument,
-    text: Annotated[str, typer.Argument(help="What to look for, by meaning.")],
+    text: Annotated[str, typer.Argument(help="What to look for, by meaning and by words.")],
+    kind: KindOption = None,
     family: FamilyOption = None,
+    scope: ScopeOption = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 5,
     as_json: JsonOption = False,
 ) -> None:
-    """Search by meaning, as the solver does."""
+    """Search what is in sight, by meaning and by words."""
+    wanted = _kinds(kind)
 
-    async def work() -> list[Demonstration]:
+    async def work() -> list[Any]:
         from autotelic.memory import Query
 
         async with _memory(run) as (found, _):
-            return (await found.retrieve([Query(text, family=family)], limit))[0]
+            query = Query(text, family=family, kinds=wanted, scopes=None if scope is None else (scope,))
+            return (await found.retrieve([query], limit, keywords=True))[0]
 
-    _list(asyncio.run(work()), as_json)
+    _list(asyncio.run(work()), as_json, {})
 
 
 @memory.command("show")
 def show_memory(run: RunArgument, id: str, as_json: JsonOption = False) -> None:
-    """Show one item whole, with how often it was in a prompt and how often the answer was right then."""
+    """Show one item whole: where it stands, and what attempts with it were worth against bare ones."""
 
     async def work() -> dict[str, Any]:
         async with _memory(run) as (found, ledger):
-            one = _known({d.id: d for d in await found.all()}, [id])[0]
-            return {**one.model_dump(mode="json"), **_use(ledger).get(id, {"used": 0, "right": None})}
+            one = (await _known(found, [id]))[0]
+            row = (await found.rows())[id]
+            worth = _worth(ledger).get(id)
+            standing = {"out_of_sight": row.why or None, "usefulness": worth.model_dump() if worth else None}
+            return {**one.model_dump(mode="json"), **standing}
 
     item = asyncio.run(work())
     show(item, as_json, json.dumps(item, indent=2, ensure_ascii=False))
+
+
+@memory.command("restore")
+def restore_memory(
+    run: RunArgument,
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids, as list shows them.")] = None,
+    why: Annotated[str | None, typer.Option(help="All that left for this reason: consolidated, harmful, room.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put items that left the solver's sight back into it."""
+    if bool(ids) == bool(why):
+        raise UsageError("name ids, or a reason with --why; one of the two. See: autotelic memory list RUN")
+
+    async def work() -> list[str]:
+        async with _memory(run) as (found, _):
+            if ids:
+                await _known(found, ids)
+            chosen = ids or [id_ for id_, row in (await found.rows()).items() if row.why == why]
+            return await found.restore(chosen)
+
+    back = asyncio.run(work())
+    show({"restored": back}, as_json, f"restored: {', '.join(back) or 'none'}")
 
 
 @memory.command("forget")
@@ -92,7 +128,7 @@ def forget_memory(
 
     async def work() -> list[str]:
         async with _memory(run) as (found, _):
-            _known({d.id: d for d in await found.all()}, ids)
+            await _known(found, ids)
             return await found.forget(ids)
 
     gone = asyncio.run(work())
@@ -103,7 +139,7 @@ def forget_memory(
 def export_memory(run: RunArgument, file: Annotated[Path, typer.Argument(help="JSON lines.")]) -> None:
     """Write everything that is remembered to a file."""
 
-    async def work() -> list[Demonstration]:
+    async def work() -> list[Any]:
         async with _memory(run) as (found, _):
             return await found.all()
 
@@ -116,40 +152,45 @@ def export_memory(run: RunArgument, file: Annotated[Path, typer.Argument(help="J
 def import_memory(
     run: RunArgument, file: Annotated[Path, typer.Argument(help="JSON lines, as export writes.")]
 ) -> None:
-    """Add what another run remembers. What is known, or was forgotten here, is left out."""
-    from autotelic.memory import Demonstration
+    """Add what another run remembers. What is known, unfit, or was forgotten here, is left out."""
+    from autotelic.memory import Added, read_item
 
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
-        items = [Demonstration.model_validate_json(line) for line in lines if line.strip()]
-    except (OSError, ValidationError) as error:
+        items = [read_item(line) for line in lines if line.strip()]
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
         raise UsageError(f"{file} cannot be imported: {' '.join(str(error).split())[:300]}") from None
 
-    async def work() -> int:
+    async def work() -> Added:
         async with _memory(run) as (found, _):
             return await found.add(items)
 
-    out.print(f"{asyncio.run(work())} of {len(items)} added", soft_wrap=True)
+    done = asyncio.run(work())
+    for id_, why in done.refused.items():
+        out.print(f"{id_} is refused: {why}", soft_wrap=True, markup=False)
+    out.print(f"{len(done.added)} of {len(items)} added", soft_wrap=True)
 
 
 @memory.command("stats")
 def memory_stats(run: RunArgument, as_json: JsonOption = False) -> None:
-    """Count what is remembered by family, and how often it helped."""
+    """Count what is remembered, what of it is out of sight and why, and what it has been worth."""
 
     async def work() -> list[dict[str, Any]]:
         async with _memory(run) as (found, ledger):
-            return _stats(await found.all(), _use(ledger))
+            why = {id_: row.why for id_, row in (await found.rows()).items()}
+            return _stats(await found.all(), why, _worth(ledger))
 
     rows = asyncio.run(work())
-    table = Table("family", "items", "rounds", "in prompts", "right then")
+    table = Table("kind", "family", "in sight", "out of sight", "uses", "useful", "harmful")
     for row in rows:
-        right = "-" if row["right"] is None else f"{row['right']:.1%}"
-        table.add_row(row["family"], str(row["items"]), row["rounds"], str(row["used"]), right)
+        gone = ", ".join(f"{n} {why}" for why, n in row["out_of_sight"].items())
+        numbers = [str(row[name]) for name in ("uses", "useful", "harmful")]
+        table.add_row(row["kind"], row["family"], str(row["in_sight"]), gone or "-", *numbers)
     show(rows, as_json, table)
 
 
 @asynccontextmanager
-async def _memory(run: Path) -> AsyncIterator[tuple[DemonstrationMemory, Ledger]]:
+async def _memory(run: Path) -> AsyncIterator[tuple[Memory, Ledger]]:
     from autotelic.core.config import load_config
     from autotelic.core.run_dir import RunDir
     from autotelic.graphs import Config
@@ -163,40 +204,58 @@ async def _memory(run: Path) -> AsyncIterator[tuple[DemonstrationMemory, Ledger]
         yield await open_memory(stack, load_config(Config, directory.config), directory), ledger
 
 
-def _list(found: list[Demonstration], as_json: bool) -> None:
-    table = Table("id", "family", "round", "question", "answer")
+def _kinds(kind: str | None) -> tuple[Kind, ...]:
+    from autotelic.memory import KINDS
+
+    if kind is None:
+        return KINDS
+    if chosen := tuple(known for known in KINDS if known == kind):
+        return chosen
+    raise UsageError(f"there is no kind {kind!r}; there are {', '.join(KINDS)}.")
+
+
+def _under(one: Any, scope: str | None) -> bool:
+    return scope is None or one.scope == scope or one.scope.startswith(f"{scope}/")
+
+
+def _list(found: list[Any], as_json: bool, why: dict[str, str]) -> None:
+    table = Table("id", "kind", "family", "round", "found by", "out of sight")
     for one in found:
-        question = " ".join(one.question.split())
-        table.add_row(one.id, one.family, str(one.round), question[:80], one.answer[:40])
+        text = " ".join(one.text.split())
+        table.add_row(one.id, one.kind, one.family, str(one.round), text[:80], why.get(one.id) or "-")
     show([one.model_dump(mode="json") for one in found], as_json, table)
 
 
-def _known(found: dict[str, Demonstration], ids: list[str]) -> list[Demonstration]:
+async def _known(memory: Memory, ids: list[str]) -> list[Any]:
+    found = await memory.get(ids)
     if missing := [id_ for id_ in ids if id_ not in found]:
         raise UsageError(f"nothing is remembered under {missing[0]!r}. See: autotelic memory list RUN")
     return [found[id_] for id_ in ids]
 
 
-def _use(ledger: Ledger) -> dict[str, dict[str, Any]]:
-    """How often each item was in a prompt, and the share of right answers then."""
-    from autotelic.environments import solved
+def _worth(ledger: Ledger) -> dict[str, Usefulness]:
+    from autotelic.graphs.remembering import attempted
+    from autotelic.memory import usefulness
     from autotelic.store import EpisodeRow
 
-    used, right = Counter[str](), Counter[str]()
-    for row in ledger.rows(EpisodeRow):
-        used.update(row.memory_ids)
-        right.update(row.memory_ids if solved(row.score) else ())
-    return {id_: {"used": n, "right": right[id_] / n} for id_, n in used.items()}
+    return usefulness(attempted(ledger), now=max(ledger.column(EpisodeRow, "round"), default=0))
 
 
-def _stats(found: list[Demonstration], use: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def _stats(found: list[Any], why: dict[str, str], worth: dict[str, Usefulness]) -> list[dict[str, Any]]:
     rows = []
-    for family in sorted({one.family for one in found}):
-        own = [one for one in found if one.family == family]
-        met = [use[one.id] for one in own if one.id in use]
-        n = sum(u["used"] for u in met)
-        rounds = sorted({one.round for one in own})
-        right = sum(u["used"] * u["right"] for u in met) / n if n else None
-        row = {"family": family, "items": len(own), "rounds": f"{rounds[0]}-{rounds[-1]}", "used": n, "right": right}
-        rows.append(row)
+    for kind, family in sorted({(one.kind, one.family) for one in found}):
+        own = [one.id for one in found if (one.kind, one.family) == (kind, family)]
+        known = [worth[id_] for id_ in own if id_ in worth]
+        gone = Counter(why[id_] for id_ in own if why[id_])
+        rows.append(
+            {
+                "kind": kind,
+                "family": family,
+                "in_sight": len(own) - gone.total(),
+                "out_of_sight": dict(gone),
+                "uses": sum(one.uses for one in known),
+                "useful": sum(one.low > 0 for one in known),
+                "harmful": sum(one.high < 0 for one in known),
+            }
+        )
     return rows

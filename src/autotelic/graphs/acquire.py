@@ -12,16 +12,25 @@ from itertools import chain
 from typing import Any
 
 from autotelic.agents import Attempt
-
 from autotelic.core.words import Message, Origin, Proposal, Rejection, Role, Task, TrainingExample
+from autotelic.graphs.remembering import recall
 from autotelic.graphs.session import Session, as_dicts
 from autotelic.graphs.solve import SolveState, build_solve
-from autotelic.memory import Demonstration, Query
 from autotelic.selection import Candidate, contamination
 from autotelic.serving import Sampling
 from autotelic.store import CritiqueRow, EpisodeRow, ExampleRow, ProposalRow, SuiteRow, TaskRow, ToolCallRow
 
-__all__ = ["balanced_sample", "critique", "episodes", "messages_of", "met_tasks", "propose", "recall", "solve", "tool_calls", "unmet"]
+__all__ = [
+    "balanced_sample",
+    "critique",
+    "episodes",
+    "messages_of",
+    "met_tasks",
+    "propose",
+    "solve",
+    "tool_calls",
+    "unmet",
+]
 
 
 async def propose(s: Session, round: int, champion: int) -> dict[str, Any]:
@@ -138,7 +147,7 @@ async def solve(s: Session, round: int, champion: int) -> dict[str, Any]:
     kinds = [(True, settings.samples - bare), (False, bare)]
     wanted = [(task, helped, n) for task in tasks.values() for helped, n in kinds if n]
     todo = [(t, h, n) for t, h, n in wanted if _episode_id(round, t.id, h, n - 1) not in done]
-    demonstrations = await recall(s, [t for t, helped, _ in todo if helped], round)
+    recalled = await recall(s, [t for t, helped, _ in todo if helped], round)
     graph = build_solve(s.solver)
 
     async def roll_out(item: tuple[Task, bool, int]) -> None:
@@ -149,8 +158,8 @@ async def solve(s: Session, round: int, champion: int) -> dict[str, Any]:
             temperature=settings.temperature,
             max_tokens=settings.max_tokens,
         )
-        given = demonstrations.get(task.id, []) if helped else []
-        state: SolveState = {"task": task, "demonstrations": given, "sampling": sampling}
+        given = recalled.get(task.id, []) if helped else []
+        state: SolveState = {"task": task, "recalled": given, "sampling": sampling}
         result = await graph.ainvoke(state)
         rows = episodes(round, champion, helped, result)
         for row in rows:
@@ -160,17 +169,6 @@ async def solve(s: Session, round: int, champion: int) -> dict[str, Any]:
 
     await s.each("solve", todo, roll_out, done=len(wanted) - len(todo))
     return {"episodes": s.ledger.count(EpisodeRow, round=round)}
-
-
-async def recall(s: Session, tasks: list[Task], round: int) -> dict[str, list[Demonstration]]:
-    """Return the demonstrations that the memory of earlier rounds has for each task."""
-    if not tasks or not s.config.memory.demonstrations:
-        return {}
-    s.progress.start("recall")
-    queries = [Query(t.question, task_id=t.id, environment=t.environment, family=t.family) for t in tasks]
-    found = await s.memory.retrieve(queries, s.config.memory.demonstrations, before_round=round)
-    s.progress.stop("recall")
-    return {t.id: demonstrations for t, demonstrations in zip(tasks, found, strict=True)}
 
 
 def episodes(round: int, policy: int, helped: bool, result: SolveState) -> list[EpisodeRow]:
@@ -196,7 +194,7 @@ def episodes(round: int, policy: int, helped: bool, result: SolveState) -> list[
             answer=attempt.answer,
             score=attempt.score,
             reason=attempt.reason,
-            memory_ids=[d.id for d in result["demonstrations"]],
+            memory_ids=[one.id for one in result["recalled"]],
             seed=result["sampling"].seed or 0,
         )
         for sample, attempt in enumerate(attempts)

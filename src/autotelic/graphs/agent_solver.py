@@ -7,12 +7,10 @@ where the graph is made. It gets `{"messages": [...]}` and its last message is t
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from autotelic.agents import Attempt, CallRecord, Solver
@@ -49,14 +47,14 @@ class AgentSolver(Solver):
         self._spec, self._endpoint, self._seconds = spec, endpoint, seconds
         self._build("http://127.0.0.1:9/v1")  # what cannot work is found out before the first episode
 
-    def messages(self, task: Task, examples: Sequence[Message] = ()) -> tuple[Message, ...]:
+    def messages(self, task: Task, examples: Sequence[Message] = (), advice: Sequence[str] = ()) -> tuple[Message, ...]:
         """Return what the agent is given; of solved examples question and answer, its calls are its own business."""
         shown = []
         for message in examples:
             said = read_turn(message.content) if message.role == "assistant" else Said()
             if message.role != "tool" and not said.calls:
                 shown.append(message if said.answer is None else message.model_copy(update={"content": said.answer}))
-        return super().messages(task, shown)
+        return super().messages(task, shown, advice)
 
     async def attempt(self, task: Task, messages: Sequence[Message], sampling: Sampling) -> list[Attempt]:
         """Run the agent `sampling.n` times and judge each of its answers."""

@@ -18,7 +18,7 @@ from autotelic.core.errors import UsageError
 from autotelic.core.words import Message, ToolCall
 from autotelic.environments import plain_answer
 from autotelic.graphs.session import as_dicts
-from autotelic.memory import Demonstration, DemonstrationMemory, Query
+from autotelic.memory import Demonstration, Memory, Query
 from autotelic.serving import Gateway, Sampling
 from autotelic.tools import Toolbox
 
@@ -34,7 +34,7 @@ class GraphContext:
 
     gateway: Gateway
     """Where model calls go."""
-    memory: DemonstrationMemory | None = None
+    memory: Memory | None = None
     """Demonstrations of a run, if one was named."""
     toolbox: Toolbox = field(default_factory=Toolbox)
     """Tools, and which of them may be called."""
@@ -74,8 +74,11 @@ def build_ask(context: GraphContext) -> Any:
         if context.memory is not None:
             found = (await context.memory.retrieve([Query(state["question"])], context.demonstrations))[0]
         if spoken:
-            found = [d if d.turns else d.model_copy(update={"text": answering(d.answer)}) for d in found]
-        messages = [Message(role="system", content=TOOLED if loop.offered else PLAIN), *(m for d in found for m in d.messages)]
+            found = [d if d.turns else d.model_copy(update={"said": answering(d.answer)}) for d in found]
+        messages = [
+            Message(role="system", content=TOOLED if loop.offered else PLAIN),
+            *(m for d in found for m in d.messages),
+        ]
         return {"messages": [*as_dicts(messages), *asked], "memory_ids": [d.id for d in found], "calls": [], "turns": 0}
 
     async def draft(state: AskState) -> AskState:
@@ -121,5 +124,3 @@ def build_ask(context: GraphContext) -> Any:
 
 def _records(state: AskState) -> list[CallRecord]:
     return [CallRecord.model_validate(record) for record in state["calls"]]
-
-

@@ -64,10 +64,18 @@ class SolveConfig(Frozen):
 
 
 class MemoryConfig(Frozen):
-    """The demonstration memory."""
+    """What the run remembers, and what of it the solver sees."""
 
     demonstrations: int = Field(default=3, ge=0)
     """Solved examples in the prompt when memory is on."""
+    lessons: int = Field(default=0, ge=0)
+    """Lessons in the prompt when memory is on; above 0 the curator draws them from tasks that went right and wrong."""
+    new_lessons: int = Field(default=16, ge=1)
+    """Most lessons drawn in a round."""
+    retire: bool = True
+    """Retire items with which attempts did worse than bare ones at the same tasks (95% interval below zero)."""
+    consolidate: bool = False
+    """After a promotion, put demonstrations out of sight whose question the new policy answers without help."""
     real: int = Field(default=8, ge=0)
     """Real solved examples of each family that the memory starts with; also the real data that is replayed."""
     recipes: str | None = None
@@ -75,8 +83,14 @@ class MemoryConfig(Frozen):
     that answers it. By it real examples are worked; the memory starts with those that come out right."""
     per_family: int = Field(default=500, ge=1)
     """Bound on what is remembered of one family."""
+    scopes: tuple[str, ...] = ("run",)
+    """Scopes that the solver sees: `run`, and what was imported or written under `project/NAME` or `user/NAME`."""
     embedder: str = "minilm"
-    """Registered embedder."""
+    """Registered embedder, or `package.module:Name` of LangChain embeddings."""
+    embedder_args: dict[str, Any] = {}
+    """Arguments of LangChain embeddings."""
+    chroma: str | None = None
+    """URL of a Chroma server; by default the index is in the run's directory."""
 
 
 class CritiqueConfig(Frozen):
@@ -167,7 +181,7 @@ class Config(Frozen):
     solve: SolveConfig = SolveConfig()
     """Node `solve`."""
     memory: MemoryConfig = MemoryConfig()
-    """The demonstration memory."""
+    """What the run remembers."""
     critique: CritiqueConfig = CritiqueConfig()
     """Node `critique`."""
     curate: CurateConfig = CurateConfig()

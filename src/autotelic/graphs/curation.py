@@ -17,6 +17,7 @@ from autotelic.core.words import Role, Task, TrainingExample, content_id
 from autotelic.environments import solved
 from autotelic.evaluation import auc
 from autotelic.graphs.acquire import balanced_sample, messages_of
+from autotelic.graphs.remembering import learn_lessons, retire_harmful
 from autotelic.graphs.session import Session, as_dicts
 from autotelic.memory import Demonstration
 from autotelic.selection import (
@@ -60,6 +61,7 @@ async def curate(s: Session, round: int, champion: int) -> dict[str, Any]:
         s.note("curate", detail)
         s.ledger.add([*fates.rows(), *_examples(s, round, kept, clean)])
     await s.memory.add(_demonstrations(episodes, tasks, clean, round, plain=s.plain))
+    detail |= {**await learn_lessons(s, round, champion), **await retire_harmful(s, round)}
     origins = s.ledger.rows(ExampleRow, round=round)
     new = [row for row in origins if row.origin == "new"]
     return {
@@ -157,7 +159,13 @@ def _proposer_candidates(s: Session, rates: dict[str, float], round: int) -> lis
 
 
 def _example(
-    role: Role, messages: list[dict[str, Any]], text: str, family: str, source: str, turns: Iterable[dict[str, Any]] = (), tools: Iterable[dict[str, Any]] = ()
+    role: Role,
+    messages: list[dict[str, Any]],
+    text: str,
+    family: str,
+    source: str,
+    turns: Iterable[dict[str, Any]] = (),
+    tools: Iterable[dict[str, Any]] = (),
 ) -> TrainingExample:
     between = messages_of(turns)
     return TrainingExample(
@@ -316,7 +324,7 @@ def _demonstrations(
             round=round,
             trajectory_id=c.id,
             turns=c.example.turns,
-            text=c.example.completion if c.example.turns else "",
+            said=c.example.completion if c.example.turns else "",
         )
         for c in candidates
         if c.id not in barred

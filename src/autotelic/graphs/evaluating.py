@@ -18,7 +18,8 @@ from autotelic.core.errors import EnvironmentFailure
 from autotelic.core.words import Origin, PolicyState, SuiteName, Task
 from autotelic.environments import solved
 from autotelic.evaluation import Decision, compare_policies, decide, full_marks, self_test
-from autotelic.graphs.acquire import recall, tool_calls, unmet
+from autotelic.graphs.acquire import tool_calls, unmet
+from autotelic.graphs.remembering import consolidate, recall
 from autotelic.graphs.session import Session
 from autotelic.graphs.solve import SolveState, build_solve
 from autotelic.graphs.worked import worked_examples
@@ -114,14 +115,14 @@ async def answer_suite(
     todo = [t for t in tasks if t.id not in done]
     if todo:
         await s.serve(policy)
-        demonstrations = await recall(s, todo, memory_of) if memory_of is not None else {}
+        recalled = await recall(s, todo, memory_of) if memory_of is not None else {}
         graph = build_solve(s.solver)
         sampling = Sampling(n=1, temperature=0.0, max_tokens=s.config.solve.max_tokens)
 
         async def ask(task: Task) -> None:
             state: SolveState = {
                 "task": task,
-                "demonstrations": demonstrations.get(task.id, []),
+                "recalled": recalled.get(task.id, []),
                 "sampling": sampling,
             }
             result = await graph.ainvoke(state)
@@ -211,7 +212,8 @@ async def gate(
         _reject(s, candidate)
     await s.serve(winner, "switch" if row.promoted else "rollback")
     s.progress.say(f"gate: policy-{candidate} {'promoted' if row.promoted else 'not promoted'}. {row.reasons[0]}")
-    return {"champion": winner, "promoted": row.promoted}
+    learned = await consolidate(s, round, winner) if row.promoted and s.config.memory.consolidate else {}
+    return {"champion": winner, "promoted": row.promoted, **learned}
 
 
 def _reject(s: Session, number: int) -> None:

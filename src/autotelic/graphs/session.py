@@ -18,18 +18,17 @@ from typing import Any, Literal, TypeVar
 from langchain_core.runnables.config import var_child_runnable_config
 
 import autotelic
-from autotelic.agents import Critic, Curator, Proposer, Solver, ToolLoop
+from autotelic.agents import Critic, Curator, Proposer, Solver, ToolLoop, memory_tools
 from autotelic.core.errors import UsageError
 from autotelic.core.plugins import load_source
 from autotelic.core.progress import Progress, Silent
-from autotelic.core.registry import lookup
 from autotelic.core.run_dir import RunDir
 from autotelic.core.seeds import derive
 from autotelic.core.words import DeliveryRecord, Message, PolicyFiles, PolicyState
 from autotelic.environments import Environment, open_environment
 from autotelic.graphs.agent_solver import AgentSolver
 from autotelic.graphs.config import Config
-from autotelic.memory import CachedEmbedder, DemonstrationMemory
+from autotelic.memory import CachedEmbedder, Memory, open_embedder
 from autotelic.serving import Endpoint, PolicyServer, open_endpoint, resolve_model
 from autotelic.store import DeliveryRow, Ledger, NodeRow, PolicyRow, RunRow
 from autotelic.tools import Toolbox, open_toolbox
@@ -49,7 +48,7 @@ class Session:
     run: RunDir
     ledger: Ledger
     environment: Environment
-    memory: DemonstrationMemory
+    memory: Memory
     server: PolicyServer
     trainer: Trainer
     toolbox: Toolbox = field(default_factory=Toolbox)
@@ -168,6 +167,7 @@ class Session:
             row.done = True
         finally:
             row.seconds = before + time.monotonic() - started
+            row.detail = {**self.ledger.node(self.round, name).detail, **row.detail}  # a node cut off keeps its notes
             self.ledger.put(row)
 
 
@@ -202,7 +202,8 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
         stack.callback(ledger.close)
         environment = await stack.enter_async_context(open_environment(config.environment, sandbox=config.sandbox))
         memory = await open_memory(stack, config, run)
-        toolbox = await stack.enter_async_context(open_toolbox(config.tools, sandbox=config.sandbox))
+        made = {"memory": memory_tools(memory, scopes=config.memory.scopes)}
+        toolbox = await stack.enter_async_context(open_toolbox(config.tools, sandbox=config.sandbox, made=made))
         trainer = Trainer(run.logs / "trainer.log", threads=config.train.threads, timeout=config.train.timeout)
         stack.push_async_callback(trainer.aclose)
         server = PolicyServer(config.serving, log=run.logs / "vllm.log")
@@ -213,17 +214,21 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
             session.endpoint = await stack.enter_async_context(open_endpoint(server.gateway))
             _ = session.solver  # an agent that cannot be built is found out now
         for tool in toolbox.refused:
-            session.progress.say(f"{tool.name} may not be called: add it, or its class {tool.permission}, to tools.allow")
+            session.progress.say(
+                f"{tool.name} may not be called: add it, or its class {tool.permission}, to tools.allow"
+            )
         server.on_record = session.record_delivery
         await _found(session)
         yield session
 
 
-async def open_memory(stack: AsyncExitStack, config: Config, run: RunDir) -> DemonstrationMemory:
+async def open_memory(stack: AsyncExitStack, config: Config, run: RunDir) -> Memory:
     """Open a run's memory with the embedder of its config; `stack` closes both."""
-    embedder = CachedEmbedder(lookup("embedder", config.memory.embedder)(), run.memory / "embeddings.sqlite")
+    settings = config.memory
+    made = open_embedder(settings.embedder, settings.embedder_args)
+    embedder = CachedEmbedder(made, run.memory / "embeddings.sqlite")
     stack.push_async_callback(embedder.aclose)
-    memory = await DemonstrationMemory.open(run.memory, embedder, family_limit=config.memory.per_family)
+    memory = await Memory.open(run.memory, embedder, limit=settings.per_family, chroma=settings.chroma)
     stack.push_async_callback(memory.aclose)
     return memory
 

@@ -1,24 +1,25 @@
 """The solve graph: recall -> draft, as a LangGraph state machine over one task.
 
 The same graph serves `autotelic run solve`, bulk rollouts and evaluation. Who has recalled already (a whole round at
-once, in one batch) passes the demonstrations in, and `recall` is skipped.
+once, in one batch) passes what it found in, and `recall` is skipped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 
 from autotelic.agents import Attempt, Solver
 from autotelic.core.words import Message, Task
-from autotelic.memory import Demonstration
+from autotelic.memory import Demonstration, Lesson
 from autotelic.serving import Sampling
 
 __all__ = ["SolveState", "build_solve"]
 
-Recall = Callable[[Task], Awaitable[list[Demonstration]]]
+Recalled = Sequence[Demonstration | Lesson]
+Recall = Callable[[Task], Awaitable[Recalled]]
 
 
 class SolveState(TypedDict, total=False):
@@ -26,7 +27,7 @@ class SolveState(TypedDict, total=False):
 
     task: Task
     sampling: Sampling
-    demonstrations: list[Demonstration]
+    recalled: Recalled
     messages: tuple[Message, ...]
     bare_messages: tuple[Message, ...]
     attempts: list[Attempt]
@@ -37,25 +38,27 @@ def build_solve(solver: Solver, recall: Recall | None = None) -> Any:
 
     Args:
         solver: who answers.
-        recall: finds demonstrations for a task; without it only those passed in are used.
+        recall: finds demonstrations and lessons for a task; without it only those passed in are used.
 
     Returns:
         A compiled LangGraph graph over `SolveState`; give it `task` and `sampling`.
     """
 
     async def find(state: SolveState) -> SolveState:
-        return {"demonstrations": await recall(state["task"]) if recall else []}
+        return {"recalled": await recall(state["task"]) if recall else []}
 
     async def draft(state: SolveState) -> SolveState:
         task = state["task"]
-        messages = solver.messages(task, [m for shown in state["demonstrations"] for m in shown.messages])
+        examples = [m for one in state["recalled"] if isinstance(one, Demonstration) for m in one.messages]
+        advice = [one.advice for one in state["recalled"] if isinstance(one, Lesson)]
+        messages = solver.messages(task, examples, advice)
         attempts = await solver.attempt(task, messages, state["sampling"])
         return {"messages": messages, "bare_messages": solver.messages(task), "attempts": attempts}
 
     graph = StateGraph(SolveState)
     graph.add_node("recall", find)
     graph.add_node("draft", draft)
-    graph.add_conditional_edges(START, lambda state: "draft" if "demonstrations" in state else "recall")
+    graph.add_conditional_edges(START, lambda state: "draft" if "recalled" in state else "recall")
     graph.add_edge("recall", "draft")
     graph.add_edge("draft", END)
     return graph.compile()

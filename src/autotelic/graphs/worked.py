@@ -53,7 +53,7 @@ async def worked_examples(s: Session, tasks: list[Task]) -> list[Demonstration]:
         if record.result.ok and solved((await s.environment.check(task, answer)).score):
             said = Message(role="assistant", content=calling([call]))
             shown = Demonstration.of(task).model_copy(
-                update={"answer": answer, "turns": (said, record.message), "text": answering(str(answer))}
+                update={"answer": answer, "turns": (said, record.message), "said": answering(str(answer))}
             )
             found.append(shown)
     return found

@@ -6,6 +6,7 @@ A back end makes one attempt at one request. It says `Unavailable` where another
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -283,7 +284,7 @@ class LiteLLMBackend:
         return body
 
     async def _call_model(self, body: dict[str, Any]) -> Any:
-        litellm = _litellm()
+        litellm = await asyncio.to_thread(_litellm)  # importing it takes seconds
         try:
             return await litellm.acompletion(**self._call, **body, drop_params=True)
         except litellm.exceptions.AuthenticationError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shlex
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ class ToolsConfig(Frozen):
     """The tools of a run."""
 
     use: tuple[str, ...] = ()
-    """What is there: `python`, `calculator`, `documents=FOLDER`, `sql=FILE`, any registered name, `tools.py` (every
+    """What is there: `python`, `calculator`, `documents=FOLDER`, `sql=FILE`, `memory` (of the run), any registered name, `tools.py` (every
     tool in the file), `package.module:name`, `mcp=URL` or `mcp=COMMAND`."""
     mcp: dict[str, McpServer] = Field(default_factory=dict)
     """MCP servers by a name of your choice."""
@@ -37,7 +37,11 @@ class ToolsConfig(Frozen):
 
 @asynccontextmanager
 async def open_toolbox(
-    config: ToolsConfig, *, sandbox: str = "auto", workers: int = 2
+    config: ToolsConfig,
+    *,
+    sandbox: str = "auto",
+    workers: int = 2,
+    made: Mapping[str, Sequence[Tool]] | None = None,
 ) -> AsyncIterator[Toolbox]:
     """Open everything that the config names; the tools can be called until the end.
 
@@ -45,6 +49,7 @@ async def open_toolbox(
         config: which tools, and what is allowed.
         sandbox: back end for `python`.
         workers: programs that `python` runs at a time.
+        made: tools that the caller has made, by the name under which a config may ask for them.
 
     Raises:
         UsageError: something is not there, cannot be loaded, or two tools have one name.
@@ -57,7 +62,9 @@ async def open_toolbox(
             box = await stack.enter_async_context(await Sandbox.open(sandbox, workers=workers))
         tools: list[Tool] = []
         for spec in config.use:
-            if spec.startswith("mcp="):
+            if made and spec in made:
+                tools += made[spec]
+            elif spec.startswith("mcp="):
                 servers[spec] = _server(spec.removeprefix("mcp="))
             else:
                 tools += load_tools(spec, sandbox=box)
@@ -81,6 +88,8 @@ def load_tools(spec: str, *, sandbox: Sandbox | None = None) -> list[Tool]:
         if sandbox is None:
             raise UsageError("the tool 'python' needs a sandbox. Open one with Sandbox.open() and pass it on.")
         return [python_tool(sandbox)]
+    if spec == "memory":
+        raise UsageError("the tool 'memory' needs a run, whose memory it reads. Name one with --run.")
     name, given, argument = spec.partition("=")
     if given and not name.endswith(".py"):
         maker = lookup("tool", name)

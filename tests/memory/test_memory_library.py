@@ -1,65 +1,25 @@
-"""The demonstration memory, through its public face, on a small real embedder."""
+"""The memory, through its public face, on a small real embedder."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.memory.kit import Trigrams, solved
 
 from autotelic.core.errors import StoreError, UsageError
-from autotelic.memory import Demonstration, DemonstrationMemory, Query
+from autotelic.memory import Demonstration, Memory, Query
 from autotelic.memory._truth import least_diverse
-from autotelic.memory.embedder import Vectors
-
-
-class Trigrams:
-    """Counts of hashed character trigrams: crude, instant, and the same in every process."""
-
-    dimension = 64
-
-    def __init__(self, name: str = "trigrams") -> None:
-        self.name = name
-        self.asked: list[str] = []
-
-    async def embed(self, texts: list[str]) -> Vectors:
-        self.asked += texts
-        rows = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        for row, text in zip(rows, texts, strict=True):
-            for gram in re.findall(r"(?=(...))", f"  {text}  "):
-                row[sum(ord(c) * 31**i for i, c in enumerate(gram)) % self.dimension] += 1
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        return rows
-
-    async def aclose(self) -> None:
-        pass
-
-
-def solved(i: int, question: str | None = None, **rest: Any) -> Demonstration:
-    base: dict[str, Any] = {
-        "id": f"d{i}",
-        "task_id": f"t{i}",
-        "environment": "gym",
-        "family": "gcd",
-        "question": question or f"What is the gcd of {i * 7} and {i * 13}?",
-        "answer": str(i),
-        "score": 1.0,
-        "policy": 0,
-        "round": 0,
-        "trajectory_id": f"r0/{i}",
-    }
-    return Demonstration(**(base | rest))
 
 
 def ids(found: list[list[Demonstration]]) -> list[list[str]]:
@@ -67,13 +27,13 @@ def ids(found: list[list[Demonstration]]) -> list[list[str]]:
 
 
 @pytest.fixture
-async def memory(tmp_path: Path) -> AsyncIterator[DemonstrationMemory]:
-    opened = await DemonstrationMemory.open(tmp_path / "memory", Trigrams(), family_limit=8)
+async def memory(tmp_path: Path) -> AsyncIterator[Memory]:
+    opened = await Memory.open(tmp_path / "memory", Trigrams(), limit=8)
     yield opened
     await opened.aclose()
 
 
-async def test_the_nearest_come_first_and_within_the_filters(memory: DemonstrationMemory) -> None:
+async def test_the_nearest_come_first_and_within_the_filters(memory: Memory) -> None:
     await memory.add(
         [
             solved(1, "spell apple backward"),
@@ -97,27 +57,27 @@ async def test_the_nearest_come_first_and_within_the_filters(memory: Demonstrati
     assert found[3][0].id == "d3"
 
 
-async def test_the_task_itself_and_its_very_question_are_never_returned(memory: DemonstrationMemory) -> None:
+async def test_the_task_itself_and_its_very_question_are_never_returned(memory: Memory) -> None:
     await memory.add([solved(1, "alpha beta"), solved(2, "alpha  beta "), solved(3, "alpha beta gamma")])
     assert ids(await memory.retrieve([Query("alpha beta")], 3)) == [["d3"]]
     assert ids(await memory.retrieve([Query("alpha beta gam", task_id="t3")], 3)) == [["d1"]]
 
 
-async def test_one_demonstration_for_each_question_even_behind_many_equal_ones(memory: DemonstrationMemory) -> None:
+async def test_one_demonstration_for_each_question_even_behind_many_equal_ones(memory: Memory) -> None:
     many = [solved(i, "one and the same", answer=f"a{i}", environment=f"e{i}") for i in range(40)]
     await memory.add([*many, solved(50, "something else altogether")])
     found = await memory.retrieve([Query("one and the sam")], 2)
     assert ids(found) == [["d0", "d50"]]
 
 
-async def test_adding_twice_changes_nothing_and_exact_duplicates_are_one(memory: DemonstrationMemory) -> None:
+async def test_adding_twice_changes_nothing_and_exact_duplicates_are_one(memory: Memory) -> None:
     batch = [solved(1), solved(2), solved(3, solved(2).question, answer="2", task_id="t2")]
-    assert await memory.add(batch) == 2
-    assert await memory.add(batch) == 0
+    assert (await memory.add(batch)).added == ("d1", "d2")
+    assert (await memory.add(batch)).added == ()
     assert await memory.count() == 2
 
 
-async def test_a_family_keeps_its_limit_and_gives_up_the_older_of_the_most_alike(memory: DemonstrationMemory) -> None:
+async def test_a_family_keeps_its_limit_and_gives_up_the_older_of_the_most_alike(memory: Memory) -> None:
     words = [
         "zebra crossing",
         "violin sonata",
@@ -132,10 +92,10 @@ async def test_a_family_keeps_its_limit_and_gives_up_the_older_of_the_most_alike
     assert await memory.count() == 8
     [found] = ids(await memory.retrieve([Query("zebra crossing x")], 8))
     assert found[0] == "d20" and "d0" not in found and len(found) == 8
-    assert await memory.add([solved(0, "zebra crossing")]) == 0
+    assert (await memory.add([solved(0, "zebra crossing")])).added == ()
 
 
-async def test_a_round_sees_what_it_saw_when_it_was_first_run(memory: DemonstrationMemory) -> None:
+async def test_a_round_sees_what_it_saw_when_it_was_first_run(memory: Memory) -> None:
     questions = [Query(f"What is the gcd of {i} and {i + 3}?") for i in range(10)]
     before = []
     for round_ in range(4):
@@ -147,7 +107,7 @@ async def test_a_round_sees_what_it_saw_when_it_was_first_run(memory: Demonstrat
     assert before[0] == [[]] * 10 and all(len(one) == 3 for one in before[1])
 
 
-async def test_a_query_does_not_depend_on_its_batch(memory: DemonstrationMemory) -> None:
+async def test_a_query_does_not_depend_on_its_batch(memory: Memory) -> None:
     await memory.add([solved(i, family=f"f{i % 3}") for i in range(1, 20)])
     queries = [Query(f"gcd of {i}?", family=None if i % 2 else f"f{i % 3}", task_id=f"t{i}") for i in range(12)]
     together = await memory.retrieve(queries, 3)
@@ -155,22 +115,22 @@ async def test_a_query_does_not_depend_on_its_batch(memory: DemonstrationMemory)
     assert together == alone
 
 
-async def test_concurrent_use(memory: DemonstrationMemory) -> None:
+async def test_concurrent_use(memory: Memory) -> None:
     batch = [solved(i) for i in range(1, 9)]
     added = await asyncio.gather(*(memory.add(batch) for _ in range(6)), *(memory.add([one]) for one in batch))
-    assert sum(added) == 8 == await memory.count()
+    assert sum(len(one.added) for one in added) == 8 == await memory.count()
     assert await memory.check()
 
 
-async def test_one_owner(memory: DemonstrationMemory, tmp_path: Path) -> None:
+async def test_one_owner(memory: Memory, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=f"process {os.getpid()}"):
-        await DemonstrationMemory.open(tmp_path / "memory", Trigrams())
+        await Memory.open(tmp_path / "memory", Trigrams())
 
 
 async def test_closed_and_impossible_use_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="family_limit is 0"):
-        await DemonstrationMemory.open(tmp_path, Trigrams(), family_limit=0)
-    memory = await DemonstrationMemory.open(tmp_path, Trigrams())
+    with pytest.raises(UsageError, match="limit is 0"):
+        await Memory.open(tmp_path, Trigrams(), limit=0)
+    memory = await Memory.open(tmp_path, Trigrams())
     await memory.aclose()
     await memory.aclose()
     with pytest.raises(UsageError, match="closed"):
@@ -179,7 +139,7 @@ async def test_closed_and_impossible_use_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("harm", ["lost", "missing_row", "garbage"])
 async def test_a_harmed_index_is_rebuilt_from_the_truth(tmp_path: Path, harm: str) -> None:
-    memory = await DemonstrationMemory.open(tmp_path, Trigrams())
+    memory = await Memory.open(tmp_path, Trigrams())
     await memory.add([solved(i) for i in range(1, 20)])
     expected = await memory.retrieve([Query("What is the gcd of 5 and 6?")], 5)
     if harm == "missing_row":
@@ -192,7 +152,7 @@ async def test_a_harmed_index_is_rebuilt_from_the_truth(tmp_path: Path, harm: st
     if harm == "garbage":
         (chroma / "chroma.sqlite3").write_bytes(b"not a database" * 1000)
     embedder = Trigrams()
-    again = await DemonstrationMemory.open(tmp_path, embedder)
+    again = await Memory.open(tmp_path, embedder)
     assert embedder.asked == []  # rebuilt from stored vectors
     assert await again.check()
     assert await again.retrieve([Query("What is the gcd of 5 and 6?")], 5) == expected
@@ -200,11 +160,11 @@ async def test_a_harmed_index_is_rebuilt_from_the_truth(tmp_path: Path, harm: st
 
 
 async def test_another_embedder_embeds_everything_anew(tmp_path: Path) -> None:
-    memory = await DemonstrationMemory.open(tmp_path, Trigrams())
+    memory = await Memory.open(tmp_path, Trigrams())
     await memory.add([solved(1), solved(2)])
     await memory.aclose()
     other = Trigrams("other")
-    again = await DemonstrationMemory.open(tmp_path, other)
+    again = await Memory.open(tmp_path, other)
     assert sorted(other.asked) == sorted([solved(1).question, solved(2).question])
     assert ids(await again.retrieve([Query(solved(1).question + "!")], 1)) == [["d1"]]
     await again.aclose()
@@ -213,9 +173,9 @@ async def test_another_embedder_embeds_everything_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize("moment", ["before_commit", "after_commit", "anywhere"])
 async def test_killed_while_adding_truth_and_index_agree_again(tmp_path: Path, moment: str) -> None:
     await asyncio.to_thread(_kill_an_adding_child, tmp_path, moment)
-    memory = await DemonstrationMemory.open(tmp_path, Trigrams())
-    with sqlite3.connect(tmp_path / "demonstrations.sqlite") as file:
-        stored = {row[0] for row in file.execute("SELECT id FROM demonstrations")}
+    memory = await Memory.open(tmp_path, Trigrams())
+    with sqlite3.connect(tmp_path / "memory.sqlite") as file:
+        stored = {row[0] for row in file.execute("SELECT id FROM items")}
     file.close()
     whole = {"before_commit": 20, "after_commit": 40}.get(moment, len(stored))
     assert len(stored) == whole and whole % 20 == 0
@@ -240,7 +200,11 @@ def test_what_makes_room_is_part_of_the_closest_pair(n: int, seed: int) -> None:
 
 
 def _kill_an_adding_child(directory: Path, moment: str) -> None:
-    child = subprocess.Popen([sys.executable, __file__, str(directory), moment], stdout=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tests.memory.test_memory_library", str(directory), moment],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
     assert child.stdout is not None
     for _ in range(3 if moment == "anywhere" else 1):
         assert child.stdout.readline() == b"added\n"
@@ -252,7 +216,7 @@ def _kill_an_adding_child(directory: Path, moment: str) -> None:
 
 async def _child(directory: Path, moment: str) -> None:
     """Add batches of 20 until killed, or kill itself in the middle of the second."""
-    memory = await DemonstrationMemory.open(directory, Trigrams())
+    memory = await Memory.open(directory, Trigrams())
 
     def die(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

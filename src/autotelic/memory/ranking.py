@@ -1,0 +1,67 @@
+"""How found items become a list: two rankings are fused, likeness is traded for variety, a budget of tokens is kept.
+
+Pure functions over ids and vectors.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["diverse", "fuse", "within"]
+
+_RANK = 60
+
+
+def fuse(rankings: Sequence[Sequence[str]]) -> list[str]:
+    """Fuse rankings of ids: each gives an id 1 / (60 + its rank). Ties go by id.
+
+    Source: Cormack, Clarke, Buettcher, "Reciprocal Rank Fusion outperforms Condorcet", SIGIR 2009.
+    """
+    scores: dict[str, float] = defaultdict(float)
+    for ranking in rankings:
+        for rank, id_ in enumerate(ranking, 1):
+            scores[id_] += 1 / (_RANK + rank)
+    return sorted(scores, key=lambda id_: (-round(scores[id_], 12), id_))
+
+
+def diverse(ranked: Sequence[str], vectors: dict[str, npt.NDArray[np.float32]], k: int, variety: float) -> list[str]:
+    """Choose `k` ids one after another by rank, less `variety` times the likeness to the most alike chosen before.
+
+    Source: Carbonell, Goldstein, "The Use of MMR", SIGIR 1998. Here the relevance is the rank (1 for the first, falling
+    evenly to 0), so that rankings of any origin can be diversified.
+
+    Args:
+        ranked: ids, the best first.
+        vectors: unit vectors of all of them.
+        k: how many to choose.
+        variety: 0 keeps the ranking, 1 looks at variety alone.
+    """
+    if variety <= 0 or len(ranked) <= 1:
+        return list(ranked[:k])
+    matrix = np.stack([vectors[id_] for id_ in ranked])
+    relevance = 1 - np.arange(len(ranked)) / len(ranked)
+    alike = np.zeros(len(ranked))
+    left = list(range(len(ranked)))
+    chosen: list[int] = []
+    while left and len(chosen) < k:
+        worth = [round((1 - variety) * relevance[i] - variety * alike[i], 5) for i in left]
+        best = left.pop(int(np.argmax(worth)))
+        chosen.append(best)
+        alike = np.maximum(alike, matrix @ matrix[best])
+    return [ranked[i] for i in chosen]
+
+
+def within(budget: int | None, texts: Sequence[str], count: Callable[[str], int]) -> list[int]:
+    """Return the indices of texts that fit into `budget` tokens, each taken in turn if it still fits; `None`: all."""
+    if budget is None:
+        return list(range(len(texts)))
+    kept: list[int] = []
+    for i, text in enumerate(texts):
+        if (size := count(text)) <= budget:
+            kept.append(i)
+            budget -= size
+    return kept

@@ -1,0 +1,59 @@
+"""The two tools over a memory, called as a model calls them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.memory.kit import Trigrams, solved
+
+from autotelic.agents import memory_tools
+from autotelic.core.errors import UsageError
+from autotelic.memory import Lesson, Memory, MemoryStore
+from autotelic.tools import Toolbox, ToolsConfig, open_toolbox
+
+
+@pytest.fixture
+async def memory(tmp_path: Path) -> AsyncIterator[Memory]:
+    opened = await Memory.open(tmp_path / "memory", Trigrams())
+    advice = Lesson(id="l1", situation="gcd of two numbers", advice="divide the larger by the smaller", right=("e1",))
+    await opened.add([solved(1, "what is the gcd of 4 and 6?"), advice, solved(2, "gcd of 8, 9", scope="user/bob")])
+    yield opened
+    await opened.aclose()
+
+
+async def test_what_was_learned_is_looked_up(memory: Memory) -> None:
+    box = Toolbox(memory_tools(memory))
+    found = await box.call("recall", {"query": "gcd of two numbers, 4 and 7"})
+    assert found.ok and "Example: what is the gcd of 4 and 6?\nAnswer: 1" in found.content
+    assert "Advice: divide the larger by the smaller" in found.content and "8, 9" not in found.content
+    for arguments, reason in (({"query": "x", "count": 0}, "failed"), ({"q": 1}, "bad_arguments")):
+        assert (await box.call("recall", arguments)).reason == reason
+
+
+async def test_a_note_needs_leave_to_write_and_is_never_experience(memory: Memory) -> None:
+    refused = await Toolbox(memory_tools(memory)).call("note", {"text": "the zebra code is 7"})
+    assert refused.reason == "refused"
+    box = Toolbox(memory_tools(memory), allow=("reads", "note"))
+    assert (await box.call("note", {"text": "the zebra code is 7"})).ok
+    assert (await box.call("note", {"text": "the zebra code is 7"})).ok, "noted twice is one note"
+    assert (await box.call("note", {"text": " "})).reason == "failed"
+    found = await box.call("recall", {"query": "zebra code?", "count": 1})
+    assert found.content == "Note: the zebra code is 7"
+    assert {one.kind for one in await memory.all()} == {"demonstration", "lesson"}
+    [kept] = await MemoryStore(memory).asearch(("notes", "run"))
+    assert kept.value == {"text": "the zebra code is 7"}
+    other = await Toolbox(memory_tools(memory, scopes=("user/bob",))).call(
+        "recall", {"query": "zebra code", "count": 5}
+    )
+    assert "zebra" not in other.content and "gcd of 8, 9" in other.content
+
+
+async def test_the_config_names_them_where_there_is_a_memory(memory: Memory) -> None:
+    config = ToolsConfig(use=("memory",))
+    async with open_toolbox(config, made={"memory": memory_tools(memory)}) as box:
+        assert [tool.name for tool in box.allowed] == ["recall"]
+    with pytest.raises(UsageError, match="needs a run"):
+        async with open_toolbox(config):
+            pass
