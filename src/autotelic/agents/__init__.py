@@ -1,12 +1,15 @@
-"""The four roles. A role is a prompt, a model handle and a structured output."""
+"""The roles. A role is a prompt, a model handle and a structured output."""
 
 from __future__ import annotations
 
 from autotelic.agents.critic import Critic
 from autotelic.agents.curator import Curator, Review
 from autotelic.agents.proposer import Draft, Proposer
+from autotelic.agents.skills import Unfit, skill_tool
 from autotelic.agents.solver import Attempt, Solver, demonstration_turns
-from autotelic.agents.tool_loop import Bounds, CallRecord, Conversation, ToolLoop, Turn
+from autotelic.agents.tool_loop import Bounds, CallRecord, Conversation, Picker, ToolLoop, Turn
+from autotelic.agents.tool_pick import ToolPicker, pick_tools
+from autotelic.agents.toolsmith import SkillDraft, Toolsmith, check_tests, next_version
 
 __all__ = [
     "Attempt",
@@ -16,10 +19,19 @@ __all__ = [
     "Critic",
     "Curator",
     "Draft",
+    "Picker",
     "Proposer",
     "Review",
+    "SkillDraft",
     "Solver",
     "ToolLoop",
+    "ToolPicker",
+    "Toolsmith",
     "Turn",
+    "Unfit",
+    "check_tests",
     "demonstration_turns",
+    "next_version",
+    "pick_tools",
+    "skill_tool",
 ]

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from autotelic.agents import Bounds
 from autotelic.core.words import Frozen
-from autotelic.evaluation import AlarmConfig, GateConfig
+from autotelic.evaluation import AlarmConfig, GateConfig, SkillGateConfig
 from autotelic.serving import ServingConfig
 from autotelic.tools import ToolsConfig
 
@@ -24,6 +24,7 @@ __all__ = [
     "MemoryConfig",
     "ProposeConfig",
     "SolveConfig",
+    "ToolsmithConfig",
     "TrainConfig",
 ]
 
@@ -141,6 +142,32 @@ class EvaluateConfig(Frozen):
     """Fresh tasks answered with the memory's help too, for the 2x2."""
 
 
+class ToolsmithConfig(Frozen):
+    """Tools that the model makes."""
+
+    drafts: int = Field(default=8, ge=1)
+    """Functions sampled for a family."""
+    examples: int = Field(default=4, ge=1)
+    """Solved examples of the family in the prompt."""
+    max_tokens: int = Field(default=640, ge=1)
+    """Bound on one function with its tests, tokens."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Sampling temperature of the functions."""
+    tasks: int = Field(default=100, ge=1)
+    """Tasks of a matched rollout."""
+    gate: SkillGateConfig = SkillGateConfig()
+    """What is asked of a skill."""
+
+    @model_validator(mode="after")
+    def _can_admit(self) -> ToolsmithConfig:
+        if self.gate.min_tasks > self.tasks:
+            raise ValueError(
+                f"toolsmith.gate.min_tasks ({self.gate.min_tasks}) exceeds toolsmith.tasks ({self.tasks}), so no skill "
+                "would ever be let in: raise toolsmith.tasks."
+            )
+        return self
+
+
 class Config(Frozen):
     """A whole session."""
 
@@ -182,6 +209,8 @@ class Config(Frozen):
     """What stops a run that collapses."""
     tools: ToolsConfig = ToolsConfig()
     """Tools that the solver has."""
+    toolsmith: ToolsmithConfig = ToolsmithConfig()
+    """Tools that the model makes."""
     solver: str | None = None
     """A LangGraph agent of your own as the solver: `file.py:graph` or `package.module:graph`."""
     serving: ServingConfig = ServingConfig()

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 from langchain_core.runnables.config import var_child_runnable_config
 
 import autotelic
-from autotelic.agents import Critic, Curator, Proposer, Solver, ToolLoop
+from autotelic.agents import Critic, Curator, Picker, Proposer, Solver, ToolLoop, ToolPicker
 from autotelic.core.errors import UsageError
 from autotelic.core.plugins import load_source
 from autotelic.core.progress import Progress, Silent
@@ -29,13 +29,13 @@ from autotelic.core.words import DeliveryRecord, Message, PolicyFiles, PolicySta
 from autotelic.environments import Environment, open_environment
 from autotelic.graphs.agent_solver import AgentSolver
 from autotelic.graphs.config import Config
-from autotelic.memory import CachedEmbedder, DemonstrationMemory
+from autotelic.memory import CachedEmbedder, DemonstrationMemory, Embedder
 from autotelic.serving import Endpoint, PolicyServer, open_endpoint, resolve_model
 from autotelic.store import DeliveryRow, Ledger, NodeRow, PolicyRow, RunRow
 from autotelic.tools import Toolbox, open_toolbox
 from autotelic.training import Card, Trainer, read_card, read_policy, write_card
 
-__all__ = ["Session", "as_dicts", "find_base", "open_memory", "open_session"]
+__all__ = ["Session", "as_dicts", "find_base", "first_failure", "open_embedder", "open_memory", "open_session"]
 
 T = TypeVar("T")
 Kind = Literal["start", "train", "switch", "rollback", "recover"]
@@ -53,6 +53,7 @@ class Session:
     server: PolicyServer
     trainer: Trainer
     toolbox: Toolbox = field(default_factory=Toolbox)
+    picker: Picker | None = None
     endpoint: Endpoint | None = None
     progress: Progress = field(default_factory=Silent)
     round: int = 0
@@ -60,7 +61,9 @@ class Session:
     @property
     def loop(self) -> ToolLoop | None:
         """What answers with tools, if the run has any that may be called."""
-        return ToolLoop(self.server.gateway, self.toolbox, self.config.solve.bounds) if self.toolbox.allowed else None
+        if not self.toolbox.allowed:
+            return None
+        return ToolLoop(self.server.gateway, self.toolbox, self.config.solve.bounds, self.picker)
 
     @property
     def solver(self) -> Solver:
@@ -146,7 +149,7 @@ class Session:
                 for _ in range(min(self.config.solve.concurrency, len(items))):
                     group.create_task(pull(), context=_outside_the_graph())
         except* Exception as failures:
-            raise _first(failures) from failures
+            raise first_failure(failures) from failures
         finally:
             self.progress.stop(name)
 
@@ -181,7 +184,8 @@ def _outside_the_graph() -> Context:
     return context
 
 
-def _first(failures: BaseExceptionGroup[Exception]) -> BaseException:
+def first_failure(failures: BaseExceptionGroup[Exception]) -> BaseException:
+    """Return the first exception of a group, groups in it opened."""
     error: BaseException = failures
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -201,7 +205,8 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
         ledger = Ledger(run.ledger)
         stack.callback(ledger.close)
         environment = await stack.enter_async_context(open_environment(config.environment, sandbox=config.sandbox))
-        memory = await open_memory(stack, config, run)
+        embedder = open_embedder(stack, config, run)
+        memory = await open_memory(stack, config, run, embedder)
         toolbox = await stack.enter_async_context(open_toolbox(config.tools, sandbox=config.sandbox))
         trainer = Trainer(run.logs / "trainer.log", threads=config.train.threads, timeout=config.train.timeout)
         stack.push_async_callback(trainer.aclose)
@@ -209,6 +214,8 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
         stack.push_async_callback(server.stop)
         session = Session(config, run, ledger, environment, memory, server, trainer, toolbox)
         session.progress = progress or Silent()
+        if config.tools.pick:
+            session.picker = ToolPicker(embedder, config.tools.pick, config.tools.pinned)
         if config.solver is not None:
             session.endpoint = await stack.enter_async_context(open_endpoint(server.gateway))
             _ = session.solver  # an agent that cannot be built is found out now
@@ -219,10 +226,18 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
         yield session
 
 
-async def open_memory(stack: AsyncExitStack, config: Config, run: RunDir) -> DemonstrationMemory:
-    """Open a run's memory with the embedder of its config; `stack` closes both."""
+def open_embedder(stack: AsyncExitStack, config: Config, run: RunDir) -> Embedder:
+    """Open the embedder of a run's config, with what the run has embedded already; `stack` closes it."""
     embedder = CachedEmbedder(lookup("embedder", config.memory.embedder)(), run.memory / "embeddings.sqlite")
     stack.push_async_callback(embedder.aclose)
+    return embedder
+
+
+async def open_memory(
+    stack: AsyncExitStack, config: Config, run: RunDir, embedder: Embedder | None = None
+) -> DemonstrationMemory:
+    """Open a run's memory with an embedder, by default that of its config; `stack` closes what is opened."""
+    embedder = embedder or open_embedder(stack, config, run)
     memory = await DemonstrationMemory.open(run.memory, embedder, family_limit=config.memory.per_family)
     stack.push_async_callback(memory.aclose)
     return memory
