@@ -9,7 +9,7 @@ from autotelic.agents.skills import Unfit, skill_tool
 from autotelic.agents.solver import Attempt, Solver, demonstration_turns
 from autotelic.agents.tool_loop import Bounds, CallRecord, Conversation, Picker, ToolLoop, Turn
 from autotelic.agents.tool_pick import ToolPicker, pick_tools
-from autotelic.agents.toolsmith import SkillDraft, Toolsmith, check_tests, next_version
+from autotelic.agents.toolsmith import SkillDraft, Toolsmith, check_tests, next_version, read_draft
 
 __all__ = [
     "Attempt",
@@ -33,5 +33,6 @@ __all__ = [
     "demonstration_turns",
     "next_version",
     "pick_tools",
+    "read_draft",
     "skill_tool",
 ]

@@ -33,7 +33,7 @@ from autotelic.memory.items import Skill
 from autotelic.sandbox import Outcome, Sandbox
 from autotelic.serving import Gateway, Sampling
 
-__all__ = ["SkillDraft", "Toolsmith", "check_tests", "next_version"]
+__all__ = ["SkillDraft", "Toolsmith", "check_tests", "next_version", "read_draft"]
 
 SYSTEM = (
     "You write Python functions that help to solve tasks. Write one function that is right for every task of the kind, "
@@ -176,7 +176,9 @@ class Toolsmith:
         for completion in await self._gateway.complete(list(messages), sampling):
             outcome: Skill | Rejection
             try:
-                written = _read(completion)
+                if completion.finish_reason == "length":
+                    raise Unfit("truncated", f"cut off after {completion.completion_tokens} tokens")
+                written = read_draft(completion.text)
                 if any(one.code == written.code for one in seen):
                     raise Unfit("duplicate", f"the very code of {written.name} is there already")
                 skill = next_version(written, known, taken)
@@ -209,38 +211,16 @@ async def check_tests(skill: Skill, sandbox: Sandbox) -> None:
             raise Unfit("tests_failed", f"test {number}: {said}")
 
 
-def next_version(skill: Skill, known: Sequence[Skill], taken: Collection[str] = ()) -> Skill:
-    """Return the skill with its version: one more than that of the known skill with its name, which is its parent.
+def read_draft(text: str) -> Skill:
+    """Read what the model wrote, as far as that can be judged without running it. Its origin is left open.
 
     Raises:
-        Unfit: with reason `bad_name`, because another tool has the name or a person pinned the version that is there;
-            or `duplicate`.
+        Unfit: with reason `not_json`, `bad_name`, `no_docstring`, `schema_mismatch`, `too_few_tests` or `bad_tests`, or
+            one of `read_function`'s.
     """
-    if skill.name in taken:
-        raise Unfit("bad_name", f"another tool is called {skill.name}")
-    if any(one.code == skill.code for one in known):
-        raise Unfit("duplicate", f"the very code of {skill.name} is there already")
-    earlier = [one for one in known if one.name == skill.name]
-    if not earlier:
-        return skill
-    last = max(earlier, key=lambda one: one.version)
-    if last.pinned:
-        raise Unfit("bad_name", f"{skill.name} was pinned by a person and gets no other version")
-    return skill.model_copy(update={"version": last.version + 1, "parent": last.id})
-
-
-def _request(examples: Sequence[tuple[str, str]]) -> str:
-    shown = "\n\n".join(f"Task:\n{question}\nAnswer:\n{answer}" for question, answer in examples)
-    return f"{shown}\n\nWrite a function that helps with tasks of this kind."
-
-
-def _read(completion: Completion) -> Skill:
-    """Read what the model wrote, as far as that can be judged without running it."""
-    if completion.finish_reason == "length":
-        raise Unfit("truncated", f"cut off after {completion.completion_tokens} tokens")
     try:
-        strict_json(completion.text)  # no name twice, no NaN; the second parser is stricter about text
-        written = _Written.model_validate_json(completion.text)
+        strict_json(text)  # no name twice, no NaN; the second parser is stricter about text
+        written = _Written.model_validate_json(text)
     except ValidationError as error:
         found = error.errors()[0]
         raise Unfit("not_json", f"{'.'.join(map(str, found['loc']))}: {found['msg']}") from None
@@ -264,6 +244,31 @@ def _read(completion: Completion) -> Skill:
         parameters=schema,
         tests=_tests(written, names, schema),
     )
+
+
+def next_version(skill: Skill, known: Sequence[Skill], taken: Collection[str] = ()) -> Skill:
+    """Return the skill with its version: one more than that of the known skill with its name, which is its parent.
+
+    Raises:
+        Unfit: with reason `bad_name`, because another tool has the name or a person pinned the version that is there;
+            or `duplicate`.
+    """
+    if skill.name in taken:
+        raise Unfit("bad_name", f"another tool is called {skill.name}")
+    if any(one.code == skill.code for one in known):
+        raise Unfit("duplicate", f"the very code of {skill.name} is there already")
+    earlier = [one for one in known if one.name == skill.name]
+    if not earlier:
+        return skill
+    last = max(earlier, key=lambda one: one.version)
+    if last.pinned:
+        raise Unfit("bad_name", f"{skill.name} was pinned by a person and gets no other version")
+    return skill.model_copy(update={"version": last.version + 1, "parent": last.id})
+
+
+def _request(examples: Sequence[tuple[str, str]]) -> str:
+    shown = "\n\n".join(f"Task:\n{question}\nAnswer:\n{answer}" for question, answer in examples)
+    return f"{shown}\n\nWrite a function that helps with tasks of this kind."
 
 
 def _schema(kind: Kind) -> dict[str, Any]:

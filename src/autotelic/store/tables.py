@@ -274,18 +274,19 @@ class AlarmRow(SQLModel, table=True):
 
 
 class SkillRow(SQLModel, table=True):
-    """What was decided about a skill, when it was written or when it was measured again."""
+    """What was decided about a skill: `kind` is `draft` (written and tested), `made` (measured) or `again`."""
 
     __tablename__ = "skill"
     id: str = Field(primary_key=True)
     round: int = Field(index=True)
+    index: int = 0
     family: str
     policy: int
     kind: str
     skill_id: str = Field(default="", index=True)
     kept: bool
-    reason: str
-    detail: str
+    reason: str = ""
+    detail: str = ""
     messages: list[dict[str, Any]] = _json(default_factory=list)
     text: str
     trial: str = ""
