@@ -15,7 +15,7 @@ from autotelic.memory.items import Item, Skill
 from autotelic.sandbox import Sandbox
 from autotelic.tools import Toolbox
 
-__all__ = ["Added", "SkillLibrary", "find_skill", "open_library", "pin_skill", "skills_of", "with_skills"]
+__all__ = ["Added", "SkillLibrary", "as_library", "find_skill", "open_library", "pin_skill", "skills_of", "with_skills"]
 
 
 class Added(Protocol):
@@ -103,7 +103,15 @@ async def open_library(stack: AsyncExitStack, config: Config, run: RunDir) -> Sk
     Raises:
         UsageError: the memory keeps no skills.
     """
-    memory: object = await open_memory(stack, config, run)
+    return as_library(await open_memory(stack, config, run))
+
+
+def as_library(memory: object) -> SkillLibrary:
+    """Return a memory as a library of skills.
+
+    Raises:
+        UsageError: it keeps none.
+    """
     if not isinstance(memory, SkillLibrary):
-        raise UsageError(f"the memory of {run.root} keeps demonstrations only, and no skills.")
+        raise UsageError(f"the memory ({type(memory).__name__}) keeps demonstrations only, and no skills.")
     return memory

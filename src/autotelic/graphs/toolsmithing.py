@@ -12,17 +12,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autotelic.agents import SkillDraft, Toolsmith, Unfit, next_version, read_draft
+from autotelic.core.errors import UsageError
 from autotelic.core.seeds import derive
 from autotelic.core.words import Rejection, Task
 from autotelic.evaluation import Comparison, SkillDecision, SkillGateConfig, admit_skill, keep_skill
-from autotelic.graphs.session import as_dicts
-from autotelic.graphs.skill_library import skills_of
-from autotelic.graphs.trials import Trial, Workshop, matched_rollouts
+from autotelic.graphs.session import Session, as_dicts
+from autotelic.graphs.skill_library import SkillLibrary, skills_of
+from autotelic.graphs.trials import Trial, Workshop, matched_rollouts, open_workshop, solved_examples, trial_tasks
 from autotelic.memory.items import Skill
-from autotelic.store import SkillRow
+from autotelic.store import NodeRow, SkillRow
 from autotelic.tools import Toolbox
 
-__all__ = ["make_skills", "measure_again"]
+__all__ = ["make_in_run", "make_skills", "measure_again", "measure_in_run"]
 
 
 async def make_skills(
@@ -59,7 +60,7 @@ async def measure_again(w: Workshop, tasks: Sequence[Task], *, round: int, famil
     Args:
         w: what to work with.
         tasks: new tasks; each skill is tried on those of its family.
-        round: the run's round; a skill is measured once in a round.
+        round: the run's round; a skill is measured once in a round, from the one after its own on.
         family: only skills of this family.
 
     Returns:
@@ -67,7 +68,7 @@ async def measure_again(w: Workshop, tasks: Sequence[Task], *, round: int, famil
     """
     ids = []
     for skill in await skills_of(w.library):
-        if family not in (None, skill.family):
+        if family not in (None, skill.family) or skill.round >= round:
             continue
         ids.append(id_ := f"r{round}/again/{skill.id}")
         if w.ledger.get(SkillRow, id_) is not None:
@@ -86,6 +87,33 @@ async def measure_again(w: Workshop, tasks: Sequence[Task], *, round: int, famil
             await w.library.replace(_measured(skill, trial.comparison))
         w.ledger.add([row])
     return w.ledger.rows(SkillRow, id=ids, order="id")
+
+
+async def make_in_run(s: Session, library: SkillLibrary, family: str) -> list[SkillRow]:
+    """Have functions written for a family of a run by its champion, once in a round; see `make_skills`.
+
+    Raises:
+        UsageError: the environment has no such family, there is no example of it, or the solver is the user's agent.
+    """
+    if family not in s.environment.families:
+        raise UsageError(f"the run has no family {family!r}. It has: {', '.join(s.environment.families)}.")
+    examples, round = solved_examples(s, family), _last_round(s)
+    await s.serve(s.ledger.champion().number)
+    async with open_workshop(s, library) as w:
+        tasks = [task for task in trial_tasks(s, round) if task.family == family]
+        return await make_skills(w, family, examples, tasks, round=round)
+
+
+async def measure_in_run(s: Session, library: SkillLibrary, family: str | None = None) -> list[SkillRow]:
+    """Measure the skills of a run again with its champion, once in a round; see `measure_again`."""
+    round = _last_round(s)
+    await s.serve(s.ledger.champion().number)
+    async with open_workshop(s, library) as w:
+        return await measure_again(w, trial_tasks(s, round), round=round, family=family)
+
+
+def _last_round(s: Session) -> int:
+    return max(s.ledger.column(NodeRow, "round", node="propose"), default=0)
 
 
 async def _drafts(w: Workshop, family: str, examples: Sequence[tuple[str, str]], round: int) -> list[SkillRow]:

@@ -1,8 +1,8 @@
 """Matched rollouts: the same tasks answered without a skill and with it, and what comes of the comparison.
 
-Both sides are answered by the same policy, greedily and with the same seed, with the same other tools. Both speak in the
-tool loop's form, even where there is no other tool, so that a skill is not credited with the form. The tasks are new:
-none that a function was written after, none of a suite that decides about policies. Every answer is a row of the
+Both sides are answered by the same policy, greedily and with the same seed, with the same other tools. Both speak in
+the tool loop's form, even where there is no other tool, so that a skill is not credited with the form. The tasks are
+new: none that a function was written after, none of a suite that decides about policies. Every answer is a row of the
 ledger, so what was killed goes on.
 
 Source: arXiv 2606.08755 (skills are validated by matched rollouts before they are stored).
@@ -28,7 +28,7 @@ from autotelic.graphs.skill_library import SkillLibrary, with_skills
 from autotelic.memory.items import Skill
 from autotelic.sandbox import Sandbox
 from autotelic.serving import Gateway, Sampling
-from autotelic.store import Ledger, TaskRow, TrialRow
+from autotelic.store import EpisodeRow, Ledger, TaskRow, TrialRow
 from autotelic.tools import Toolbox
 
 __all__ = ["Trial", "Workshop", "matched_rollouts", "open_workshop", "solved_examples", "trial_tasks"]
@@ -138,9 +138,19 @@ async def open_workshop(s: Session, library: SkillLibrary) -> AsyncIterator[Work
 
 
 def solved_examples(s: Session, family: str) -> list[tuple[str, str]]:
-    """Return real examples of a family, question and answer, for the toolsmith to write after."""
-    rows = s.ledger.rows(TaskRow, origin=Origin.REAL.value, family=family, order="id")
-    return [(row.question, row.answer) for row in rows if row.answer is not None][: s.config.toolsmith.examples]
+    """Return examples of a family for the toolsmith to write after, question and answer: real ones, then solved ones.
+
+    Raises:
+        UsageError: the run has none.
+    """
+    real = s.ledger.rows(TaskRow, origin=Origin.REAL.value, family=family, order="id")
+    found = {row.id: (row.question, row.answer) for row in real if row.answer is not None}
+    episodes = {row.task_id: row.answer for row in s.ledger.rows(EpisodeRow, family=family, score=1.0, order="id")}
+    tasks = s.ledger.tasks(episodes)
+    found |= {id_: (tasks[id_].question, answer) for id_, answer in episodes.items() if answer and id_ not in found}
+    if not found:
+        raise UsageError(f"the run has no solved example of {family!r} yet. Raise memory.real, or let it run a round.")
+    return list(found.values())[: s.config.toolsmith.examples]
 
 
 def trial_tasks(s: Session, round: int) -> list[Task]:
