@@ -66,7 +66,7 @@ class Scripted(ScriptedBackend):
 async def drafts(box: Sandbox, *texts: str, finish: str = "stop", **given: Any) -> list[SkillDraft]:
     gateway = Gateway(Scripted(*texts, finish=finish))
     gateway.unblock(7)
-    given = {"environment": "gym", "n": len(texts), "seed": 3, "round": 2} | given
+    given = {"environment": "gym", "n": len(texts), "seed": 3, "round": 2, **given}
     return await Toolsmith(gateway, box).draft("spell_backward", EXAMPLES, **given)
 
 

@@ -176,7 +176,7 @@ async def test_the_rollouts_are_matched(workshop: Workshop, tasks: list[Task]) -
     assert len(policy.answers) == 3 * TASKS, "one turn without, a call and an answer with"
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "useless": (USELESS, {}, "no_gain"),
     "harmful": (HARMFUL, {}, "no_gain"),
     "knows its tests by heart": (KNOWN, {}, "no_gain"),

@@ -84,11 +84,11 @@ EXAMPLE = (
                 {"arguments": ["rhythm"], "result": 0},
                 {"arguments": ["Ida"], "result": 2},
             ],
-        },
-        separators=(",", ":"),
+        }
     ),
 )
-"""A worked example that stands in every prompt: examples of a kind of task, and what the model should write."""
+"""A worked example that stands in every prompt: examples of a kind of task, and what the model should write, in the
+very form that guided decoding allows."""
 
 
 class _Parameter(Frozen):
