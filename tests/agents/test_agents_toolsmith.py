@@ -21,6 +21,7 @@ from autotelic.core.words import Completion, Message, Rejection
 from autotelic.memory.items import Skill, read_item
 from autotelic.sandbox import Limits, Sandbox
 from autotelic.serving import Gateway, Sampling, ScriptedBackend
+from autotelic.tools import fuzz
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -101,12 +102,15 @@ async def test_a_function_that_passes_its_tests_is_a_draft_with_its_origin(box: 
 
 async def test_the_model_is_shown_solved_examples_and_what_is_there_and_is_held_to_a_schema(box: Sandbox) -> None:
     backend = Scripted(written())
-    known = Skill(id="k", name="count", description="Count.\nMore.", code="", parameters={})
-    await Toolsmith(Gateway(backend), box, max_tokens=99, temperature=0.5).draft("f", EXAMPLES, seed=8, known=[known])
+    known = Skill(id="k", name="count", description="Count.\nMore.", code="", parameters={}, family="f")
+    far = known.model_copy(update={"name": "far", "family": "other"})
+    smith = Toolsmith(Gateway(backend), box, max_tokens=99, temperature=0.5)
+    await smith.draft("f", EXAMPLES, seed=8, known=[known, far])
     [(messages, sampling)] = backend.asked
     assert [m.role for m in messages] == ["system", "user", "assistant", "user"]
     assert all(part in messages[-1].content for pair in EXAMPLES for part in pair)
     assert "- count: Count." in messages[-1].content and "More." not in messages[-1].content
+    assert "far" not in messages[-1].content
     assert (sampling.n, sampling.seed, sampling.max_tokens, sampling.temperature) == (1, 8, 99, 0.5)
     assert sampling.schema is not None
     fits = Draft202012Validator(sampling.schema).is_valid
@@ -391,6 +395,14 @@ async def test_a_call_that_fails_is_a_result_with_its_reason(box: Sandbox) -> No
     ):
         result = await skill_tool(skill(body(line)), box)({"word": "abc"})
         assert (result.ok, result.reason) == (False, reason) and says in result.content and result.content
+
+
+async def test_whatever_a_skill_is_called_with_ends_as_it_must(box: Sandbox) -> None:
+    kinds = [{"name": name, "type": kind} for name, kind in (("a", "string"), ("b", "integers"), ("c", "number"))]
+    code = 'def join(c, a, b):\n    """Join."""\n    return [a, b, c]'
+    tests = [(["x", [index], 0.5], ["x", index, 0.5]) for index in range(3)]
+    text = written(code.replace("[a, b, c]", "[a, *b, c]"), tests, name="join", parameters=kinds)
+    assert await fuzz(skill_tool(await made(box, text), box), 150, seed=4) == []
 
 
 async def test_a_skill_that_cannot_be_called_is_refused_when_its_tool_is_made(box: Sandbox) -> None:

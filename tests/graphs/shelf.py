@@ -29,7 +29,8 @@ class Shelf:
         self.refuse = refuse
 
     async def add(self, items: Sequence[Skill]) -> Added:
-        faults = {item.id: self.refuse or item.fault for item in items}
+        known = {item.id: "it is there already" for item in items if item.id in self.kept}
+        faults = {item.id: known.get(item.id, self.refuse or item.fault) for item in items}
         new = [item for item in items if not faults[item.id]]
         self.kept |= {item.id: item for item in new}
         return Added([item.id for item in new], refused={id_: why for id_, why in faults.items() if why})

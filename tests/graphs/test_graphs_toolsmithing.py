@@ -359,11 +359,13 @@ class Interrupted(Shelf):
 
 async def test_what_was_killed_while_it_was_stored_is_stored_once(workshop: Workshop, tasks: list[Task]) -> None:
     library = Interrupted(skill(HALF))
-    w = under(workshop, Policy(written(GOOD)), library)
+    policy = Policy(written(GOOD))
+    w = under(workshop, policy, library)
     for _ in range(2):
         with pytest.raises(Gone):
             await make_skills(w, FAMILY, EXAMPLES, tasks, round=1)
         assert w.ledger.count(SkillRow, kind="made") == 0
+        assert len(policy.answers) == 4 * TASKS, "no task is answered again"
     (row,) = await make_skills(w, FAMILY, EXAMPLES, tasks, round=1)
     (stored,) = await skills_of(library)
     assert (row.kept, stored.id, stored.version, stored.parent) == (True, row.skill_id, 2, "old")

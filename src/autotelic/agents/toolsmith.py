@@ -138,7 +138,8 @@ class Toolsmith:
 
     def messages(self, examples: Sequence[tuple[str, str]], known: Sequence[Skill] = ()) -> tuple[Message, ...]:
         """Return the prompt: a worked example, then solved examples of the family and what there is already."""
-        there = "".join(f"\n- {skill.name}: {skill.description.splitlines()[0]}" for skill in known)
+        first = {skill.name: skill.description.partition("\n")[0] for skill in known}
+        there = "".join(f"\n- {name}: {line}" for name, line in first.items())
         return (
             Message(role="system", content=SYSTEM),
             Message(role="user", content=_request(EXAMPLE[0])),
@@ -170,26 +171,32 @@ class Toolsmith:
             known: skills that are there; a function with the name of one is its next version.
             taken: names of other tools, which a skill cannot have.
         """
-        messages = self.messages(examples, known)
+        messages = self.messages(examples, [skill for skill in known if skill.family == family])
         sampling = Sampling(n=n, seed=seed, max_tokens=self._max_tokens, temperature=self._temperature, schema=SCHEMA)
-        drafts, seen = list[SkillDraft](), list(known)
+        drafts, codes = list[SkillDraft](), {skill.code for skill in known}
         for completion in await self._gateway.complete(list(messages), sampling):
             outcome: Skill | Rejection
             try:
-                if completion.finish_reason == "length":
-                    raise Unfit("truncated", f"cut off after {completion.completion_tokens} tokens")
-                written = read_draft(completion.text)
-                if any(one.code == written.code for one in seen):
-                    raise Unfit("duplicate", f"the very code of {written.name} is there already")
-                skill = next_version(written, known, taken)
-                await check_tests(skill, self._sandbox)
+                skill = await self._tried(completion, codes, known, taken)
                 made = {"environment": environment, "family": family, "round": round}
                 outcome = skill.model_copy(update=made | {"policy": completion.policy or 0})
-                seen.append(outcome)
+                codes.add(skill.code)
             except Unfit as error:
                 outcome = Rejection(reason=error.reason, detail=str(error)[:300])
             drafts.append(SkillDraft(completion, messages, outcome))
         return drafts
+
+    async def _tried(
+        self, completion: Completion, codes: Collection[str], known: Sequence[Skill], taken: Collection[str]
+    ) -> Skill:
+        if completion.finish_reason == "length":
+            raise Unfit("truncated", f"cut off after {completion.completion_tokens} tokens")
+        written = read_draft(completion.text)
+        if written.code in codes:
+            raise Unfit("duplicate", f"the very code of {written.name} is there already")
+        skill = next_version(written, known, taken)
+        await check_tests(skill, self._sandbox)
+        return skill
 
 
 async def check_tests(skill: Skill, sandbox: Sandbox) -> None:
