@@ -372,6 +372,18 @@ async def test_what_was_killed_while_it_was_stored_is_stored_once(workshop: Work
     assert library.retired.keys() == {"old"}
 
 
+async def test_what_was_killed_while_it_was_retired_is_retired(workshop: Workshop, tasks: list[Task]) -> None:
+    library, policy = Interrupted(skill(HARMFUL)), Policy()
+    w = under(workshop, policy, library)
+    for _ in range(2):
+        with pytest.raises(Gone):
+            await measure_again(w, tasks, round=6)
+        assert len(policy.answers) == 3 * TASKS, "no task is answered again"
+    (row,) = await measure_again(w, tasks, round=6)
+    assert not row.kept and library.retired == {"old": (6, row.detail)}
+    assert [one.id for one in await measure_again(w, tasks, round=6)] == [row.id], "it is still told what was decided"
+
+
 async def test_two_policies_decide_nothing(workshop: Workshop, tasks: list[Task]) -> None:
     w = under(workshop, Policy(written(GOOD)))
     w.ledger.add(

@@ -66,27 +66,20 @@ async def measure_again(w: Workshop, tasks: Sequence[Task], *, round: int, famil
     Returns:
         A row for each skill that was measured.
     """
-    ids = []
     for skill in await skills_of(w.library):
         if family not in (None, skill.family) or skill.round >= round:
             continue
-        ids.append(id_ := f"r{round}/again/{skill.id}")
-        if w.ledger.get(SkillRow, id_) is not None:
-            continue
-        row = _row(id_, "again", skill, round)
-        others = [one for one in await skills_of(w.library) if one.id != skill.id]
-        own = [task for task in tasks if task.family == skill.family]
-        trial = await matched_rollouts(w, id_, skill, others, others, own, w.config.gate)
-        decision = _one_policy(trial) or keep_skill(w.config.gate, trial.comparison)
-        if skill.pinned and not decision.keep:
-            decision = decision.model_copy(update={"keep": True, "words": f"pinned by a person; {decision.words}"})
-        _decided(row, trial, decision)
-        if not decision.keep:
-            await w.library.retire([skill.id], round=round, reason=decision.words)
-        elif trial.comparison is not None and decision.reason == "no_harm" and trial.comparison.low > 0:
-            await w.library.replace(_measured(skill, trial.comparison))
-        w.ledger.add([row])
-    return w.ledger.rows(SkillRow, id=ids, order="id")
+        id_ = f"r{round}/again/{skill.id}"
+        row = w.ledger.get(SkillRow, id_)
+        if row is None:
+            row = await _measure(w, id_, skill, [task for task in tasks if task.family == skill.family], round)
+            w.ledger.add([row])
+        if not row.kept and not skill.pinned:
+            await w.library.retire([skill.id], round=round, reason=row.detail)
+        elif row.reason == "no_harm" and row.evidence["low"] > 0:
+            gain = (row.evidence["gain"], row.evidence["low"], row.evidence["high"])
+            await w.library.replace(skill.model_copy(update={"gain": gain}))
+    return w.ledger.rows(SkillRow, round=round, kind="again", order="id", **({"family": family} if family else {}))
 
 
 async def make_in_run(s: Session, library: SkillLibrary, family: str) -> list[SkillRow]:
@@ -183,6 +176,27 @@ async def _judge(w: Workshop, id: str, draft: SkillRow, tasks: Sequence[Task], g
     return row
 
 
+async def _measure(w: Workshop, id: str, skill: Skill, tasks: Sequence[Task], round: int) -> SkillRow:
+    """Return what is to be written down about a skill of the library that is measured beside the others."""
+    others = [one for one in await skills_of(w.library) if one.id != skill.id]
+    trial = await matched_rollouts(w, id, skill, others, others, tasks, w.config.gate)
+    decision = _one_policy(trial) or keep_skill(w.config.gate, trial.comparison)
+    if skill.pinned and not decision.keep:
+        decision = decision.model_copy(update={"keep": True, "words": f"pinned by a person; {decision.words}"})
+    row = SkillRow(
+        id=id,
+        round=round,
+        family=skill.family,
+        policy=0,
+        kind="again",
+        skill_id=skill.id,
+        kept=True,
+        text=skill.code,
+    )
+    _decided(row, trial, decision)
+    return row
+
+
 async def _store(w: Workshop, row: SkillRow, skill: Skill) -> None:
     """Put a skill into the library, in the place of its last version. Doing it twice changes nothing."""
     if skill.id not in {one.id for one in await skills_of(w.library)}:
@@ -204,19 +218,6 @@ def _one_policy(trial: Trial) -> SkillDecision | None:
 
 def _measured(skill: Skill, found: Comparison) -> Skill:
     return skill.model_copy(update={"gain": (found.gain, found.low, found.high)})
-
-
-def _row(id: str, kind: str, skill: Skill, round: int) -> SkillRow:
-    return SkillRow(
-        id=id,
-        round=round,
-        family=skill.family,
-        policy=0,
-        kind=kind,
-        skill_id=skill.id,
-        kept=True,
-        text=skill.code,
-    )
 
 
 def _decided(row: SkillRow, trial: Trial, decision: SkillDecision) -> None:
