@@ -36,7 +36,7 @@ def send(question: str) -> str:
 
 agent = create_agent(ChatOpenAI(model="any"), [oracle, send], system_prompt="You are my agent.")
 '''
-PLAIN = '''
+PLAIN = """
 from langchain_openai import ChatOpenAI
 from langgraph.graph import START, MessagesState, StateGraph
 
@@ -64,7 +64,7 @@ def broken():
 
 
 number = 3
-'''
+"""
 
 
 def agent_file(tmp_path: Path, text: str) -> str:

@@ -20,7 +20,7 @@ QUESTIONS = [
     f"Find the Greatest Common Divisor (GCD) of these numbers: {n}, 36. Give only the GCD as your final answer."
     for n in (24, 60)
 ]
-FILE = '''
+FILE = """
 from typing import TypedDict
 
 from langchain_core.language_models import GenericFakeChatModel
@@ -68,7 +68,7 @@ def talker():
 
 
 nothing = 3
-'''
+"""
 
 
 @pytest.fixture
@@ -99,7 +99,9 @@ def test_a_thread_is_resumed_forked_and_replayed(run: Callable[..., Result]) -> 
     assert before_double["values"]["n"] == 1
     replayed = data(run("counter", "--thread", "t", "--from", before_double["checkpoint"], "--json"))
     assert replayed["n"] == 2
-    forked = data(run("counter", "--thread", "t", "--from", before_double["checkpoint"], "--input", '{"n": 10}', "--json"))
+    forked = data(
+        run("counter", "--thread", "t", "--from", before_double["checkpoint"], "--input", '{"n": 10}', "--json")
+    )
     assert forked["n"] == 22
     assert len(data(run("counter", "t", "--json", command=("graphs", "history")))) > len(steps), "nothing is lost"
     assert "count" in run("counter", "t", command=("graphs", "history")).stdout

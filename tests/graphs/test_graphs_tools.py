@@ -25,7 +25,7 @@ from autotelic.tools import Tool, Toolbox, open_toolbox
 
 Play = Callable[..., tuple[Outcome, Ledger]]
 ROOT = Path(__file__).parents[2]
-FILE = '''
+FILE = """
 import autotelic
 from tests.graphs.simulated import right_answer
 
@@ -38,7 +38,7 @@ def oracle(question: str) -> str:
 def send(question: str) -> str:
     "Tell the world."
     raise AssertionError("must not be called")
-'''
+"""
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_the_report_counts_calls_and_shows_them(played: tuple[Outcome, Ledger], 
     assert "Calls of tools in episodes" in page and "send was not called" in page
 
 
-MORE = '''
+MORE = """
 @autotelic.tool
 def divisor(question: str) -> str:
     "Find the Greatest Common Divisor (GCD) of these numbers."
@@ -100,7 +100,7 @@ def divisor(question: str) -> str:
 def letters(question: str) -> str:
     "How many times does the letter appear in the text?"
     return "unknown"
-'''
+"""
 
 
 def test_of_many_tools_each_task_is_offered_a_few_that_fit_it(play: Play, tmp_path: Path) -> None:
@@ -150,7 +150,9 @@ def letter_counting(question):
 
 
 def demonstrations(run: Path) -> list[dict[str, Any]]:
-    with contextlib.closing(sqlite3.connect(f"file:{run / 'memory' / 'demonstrations.sqlite'}?mode=ro", uri=True)) as db:
+    with contextlib.closing(
+        sqlite3.connect(f"file:{run / 'memory' / 'demonstrations.sqlite'}?mode=ro", uri=True)
+    ) as db:
         return [json.loads(body) for (body,) in db.execute("SELECT body FROM demonstrations")]
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from autotelic.cli.app import app
 from autotelic.core.errors import UsageError
 
-FILE = '''
+FILE = """
 import autotelic
 from autotelic.tools import Tool
 
@@ -30,7 +30,7 @@ async def _anything(arguments):
     return "fine"
 
 careless = Tool("careless", "Take anything.", {"additionalProperties": True}, _anything, permission="pure")
-'''
+"""
 
 
 @pytest.fixture

@@ -90,7 +90,9 @@ class Solver:
         seed = None if sampling.seed is None else derive(sampling.seed, sample)
         talk = await loop.answer(messages, replace(sampling, n=1, seed=seed))
         own = iter(talk.turns)
-        turns = tuple(_recorded(m, next(own) if m.role == "assistant" else None) for m in talk.messages[len(messages) :])
+        turns = tuple(
+            _recorded(m, next(own) if m.role == "assistant" else None) for m in talk.messages[len(messages) :]
+        )
         made = [turn.completion for turn in talk.turns]
         counts = {name: sum(getattr(c, name) for c in made) for name in ("prompt_tokens", "completion_tokens")}
         last = made[-1].model_copy(update=counts)

@@ -12,7 +12,6 @@ from itertools import chain
 from typing import Any
 
 from autotelic.agents import Attempt
-
 from autotelic.core.words import Message, Origin, Proposal, Rejection, Role, Task, TrainingExample
 from autotelic.graphs.session import Session, as_dicts
 from autotelic.graphs.solve import SolveState, build_solve
@@ -21,7 +20,18 @@ from autotelic.selection import Candidate, contamination
 from autotelic.serving import Sampling
 from autotelic.store import CritiqueRow, EpisodeRow, ExampleRow, ProposalRow, SuiteRow, TaskRow, ToolCallRow
 
-__all__ = ["balanced_sample", "critique", "episodes", "messages_of", "met_tasks", "propose", "recall", "solve", "tool_calls", "unmet"]
+__all__ = [
+    "balanced_sample",
+    "critique",
+    "episodes",
+    "messages_of",
+    "met_tasks",
+    "propose",
+    "recall",
+    "solve",
+    "tool_calls",
+    "unmet",
+]
 
 
 async def propose(s: Session, round: int, champion: int) -> dict[str, Any]:

@@ -7,12 +7,10 @@ where the graph is made. It gets `{"messages": [...]}` and its last message is t
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from autotelic.agents import Attempt, CallRecord, Solver

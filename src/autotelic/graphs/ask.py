@@ -77,7 +77,10 @@ def build_ask(context: GraphContext) -> Any:
             found = (await context.memory.retrieve([Query(state["question"])], context.demonstrations))[0]
         if spoken:
             found = [d if d.turns else d.model_copy(update={"text": answering(d.answer)}) for d in found]
-        messages = [Message(role="system", content=TOOLED if loop.offered else PLAIN), *(m for d in found for m in d.messages)]
+        messages = [
+            Message(role="system", content=TOOLED if loop.offered else PLAIN),
+            *(m for d in found for m in d.messages),
+        ]
         return {"messages": [*as_dicts(messages), *asked], "memory_ids": [d.id for d in found], "calls": [], "turns": 0}
 
     async def draft(state: AskState) -> AskState:
@@ -123,5 +126,3 @@ def build_ask(context: GraphContext) -> Any:
 
 def _records(state: AskState) -> list[CallRecord]:
     return [CallRecord.model_validate(record) for record in state["calls"]]
-
-

@@ -157,7 +157,13 @@ def _proposer_candidates(s: Session, rates: dict[str, float], round: int) -> lis
 
 
 def _example(
-    role: Role, messages: list[dict[str, Any]], text: str, family: str, source: str, turns: Iterable[dict[str, Any]] = (), tools: Iterable[dict[str, Any]] = ()
+    role: Role,
+    messages: list[dict[str, Any]],
+    text: str,
+    family: str,
+    source: str,
+    turns: Iterable[dict[str, Any]] = (),
+    tools: Iterable[dict[str, Any]] = (),
 ) -> TrainingExample:
     between = messages_of(turns)
     return TrainingExample(

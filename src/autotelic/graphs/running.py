@@ -99,7 +99,9 @@ def compiled(found: Any, context: Any = None) -> Any:
     if isinstance(found, StateGraph):
         found = found.compile()
     if not isinstance(found, Pregel):
-        raise UsageError(f"a {type(found).__name__} is no LangGraph graph. Name a graph, or a function that returns one.")
+        raise UsageError(
+            f"a {type(found).__name__} is no LangGraph graph. Name a graph, or a function that returns one."
+        )
     return found
 
 
@@ -137,7 +139,13 @@ async def open_threads(place: str | Path) -> AsyncIterator[BaseCheckpointSaver[A
 
 
 async def stream(
-    graph: Any, payload: Any, saver: BaseCheckpointSaver[Any], thread: str, *, start: str | None = None, answer: Any = None
+    graph: Any,
+    payload: Any,
+    saver: BaseCheckpointSaver[Any],
+    thread: str,
+    *,
+    start: str | None = None,
+    answer: Any = None,
 ) -> AsyncIterator[Event]:
     """Run a graph on a thread and yield what happens; the last event is `end`, or `question` if it waits for an answer.
 

@@ -220,7 +220,9 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
             session.endpoint = await stack.enter_async_context(open_endpoint(server.gateway))
             _ = session.solver  # an agent that cannot be built is found out now
         for tool in toolbox.refused:
-            session.progress.say(f"{tool.name} may not be called: add it, or its class {tool.permission}, to tools.allow")
+            session.progress.say(
+                f"{tool.name} may not be called: add it, or its class {tool.permission}, to tools.allow"
+            )
         server.on_record = session.record_delivery
         await _found(session)
         yield session

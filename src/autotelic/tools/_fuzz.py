@@ -152,7 +152,9 @@ def _wrong_type(given: Any, schema: dict[str, Any], rng: random.Random) -> str |
         if taken is None:
             continue
         taken |= {"integer"} if "number" in taken else set()
-        other = rng.choice([kind for kind in _OF_TYPE if kind not in taken and not (kind == "number" and "integer" in taken)])
+        other = rng.choice(
+            [kind for kind in _OF_TYPE if kind not in taken and not (kind == "number" and "integer" in taken)]
+        )
         return json.dumps({**given, name: rng.choice(_OF_TYPE[other])})
     return None
 
@@ -189,7 +191,9 @@ _BREAKS: dict[str, Callable[[Any, dict[str, Any], random.Random], str | None]] =
     "doubled_name": _doubled,
     "unknown_name": _unknown,
     "not_an_object": lambda _given, _schema, rng: rng.choice(["[]", "null", '"text"', "7", "true"]),
-    "not_json": lambda given, _schema, rng: rng.choice(["{'a': 1}", str(given) + ";", "```json\n{}\n```", "</tool_call>"]),
+    "not_json": lambda given, _schema, rng: rng.choice(
+        ["{'a': 1}", str(given) + ";", "```json\n{}\n```", "</tool_call>"]
+    ),
     "no_number": lambda given, _schema, rng: json.dumps({**given, "n": 1})[:-2] + rng.choice(["NaN}", "Infinity}"]),
     "too_deep": lambda _given, _schema, _rng: '{"a":' * 50_000,
     "too_long": lambda given, _schema, _rng: json.dumps({**given, "pad": "x" * 300_000}),

@@ -40,9 +40,7 @@ class ToolsConfig(Frozen):
 
 
 @asynccontextmanager
-async def open_toolbox(
-    config: ToolsConfig, *, sandbox: str = "auto", workers: int = 2
-) -> AsyncIterator[Toolbox]:
+async def open_toolbox(config: ToolsConfig, *, sandbox: str = "auto", workers: int = 2) -> AsyncIterator[Toolbox]:
     """Open everything that the config names; the tools can be called until the end.
 
     Args:

@@ -22,7 +22,6 @@ from jsonschema.exceptions import SchemaError
 from pydantic import ConfigDict, ValidationError, create_model
 from referencing import Registry
 from referencing.exceptions import Unresolvable
-from referencing.exceptions import Unresolvable
 
 from autotelic.core.dialect import strict_json
 from autotelic.core.errors import UsageError
