@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.graphs.simulated import right_answer, small
+from tests.graphs.simulated import HashedWords, right_answer, small
 
+from autotelic.agents import ToolPicker
 from autotelic.core.config import load_config
 from autotelic.core.errors import UsageError
 from autotelic.core.plugins import load_source
-from autotelic.core.words import Role, TrainingExample
+from autotelic.core.words import Message, Role, TrainingExample
 from autotelic.environments import make_environment, solved
-from autotelic.graphs import Config, Outcome
+from autotelic.graphs import Config, GraphContext, Outcome, build_ask
+from autotelic.serving import Gateway, Sampling, ScriptedBackend
 from autotelic.store import EpisodeRow, EvaluationRow, ExampleRow, Ledger, ToolCallRow
-from autotelic.tools import open_toolbox
+from autotelic.tools import Tool, Toolbox, open_toolbox
 
 Play = Callable[..., tuple[Outcome, Ledger]]
 ROOT = Path(__file__).parents[2]
@@ -63,7 +65,7 @@ def test_a_tool_in_a_file_is_used_recorded_and_learned(played: tuple[Outcome, Le
     assert calls.keys() == {e.id for e in episodes} | evaluated
 
     by_id = {e.id: e for e in episodes}
-    learned = [row for row in ledger.rows(ExampleRow, origin="new", role="solver")]
+    learned = list(ledger.rows(ExampleRow, origin="new", role="solver"))
     assert learned
     for example in learned:
         source = by_id[example.source]
@@ -86,6 +88,53 @@ def test_the_report_counts_calls_and_shows_them(played: tuple[Outcome, Ledger], 
         assert [m["role"] for m in r["samples"][0]["messages"]][-3:] == ["assistant", "tool", "tool"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Calls of tools in episodes" in page and "send was not called" in page
+
+
+MORE = """
+@autotelic.tool
+def divisor(question: str) -> str:
+    "Find the Greatest Common Divisor (GCD) of these numbers."
+    return "unknown"
+
+@autotelic.tool
+def letters(question: str) -> str:
+    "How many times does the letter appear in the text?"
+    return "unknown"
+"""
+
+
+def test_of_many_tools_each_task_is_offered_a_few_that_fit_it(play: Play, tmp_path: Path) -> None:
+    file = tmp_path / "house_tools.py"
+    file.write_text(FILE + MORE)
+    tools = {"use": [str(file)], "pick": 2, "pinned": ["oracle"]}
+    _, ledger = play(small(tools=tools, solve={"max_tokens": 64}, rounds=1))
+    offered: dict[str, set[tuple[str, ...]]] = {}
+    for episode in ledger.rows(EpisodeRow):
+        offered.setdefault(episode.family, set()).add(tuple(t["function"]["name"] for t in episode.tools))
+    assert offered["gcd"] == {("oracle", "divisor")} and offered["letter_counting"] == {("oracle", "letters")}
+    assert all(len(names) == 2 and "oracle" in names for one in offered.values() for names in one)
+
+
+async def test_a_question_is_offered_a_few_tools_too() -> None:
+    asked: list[Sampling] = []
+
+    def say(_: Sequence[Message], sampling: Sampling) -> list[str]:
+        asked.append(sampling)
+        return ['{"answer":"6"}']
+
+    made = [
+        Tool(name, name, {"type": "object", "properties": {}}, _nothing, permission="pure")
+        for name in ("divisor", "letters", "dates")
+    ]
+    picker = ToolPicker(HashedWords(), 1)
+    graph = build_ask(GraphContext(Gateway(ScriptedBackend(say)), toolbox=Toolbox(made), picker=picker))
+    for question, name in (("the divisor of 6", "divisor"), ("what are dates", "dates")):
+        assert (await graph.ainvoke({"question": question}))["answer"] == "6"
+        assert [tool["function"]["name"] for tool in asked[-1].tools] == [name]
+
+
+async def _nothing(_: dict[str, Any]) -> str:
+    return ""
 
 
 RECIPES = """
@@ -120,7 +169,7 @@ def test_real_examples_are_worked_and_kept_where_that_is_right(play: Play, tmp_p
         assert json.loads(d["said"]) == {"answer": d["answer"]} and d["answer"] == right_answer(d["question"])
     broken = tmp_path / "broken.py"
     broken.write_text("def gcd(question):\n    return question.nothing\n")
-    with pytest.raises(UsageError, match="the recipe 'gcd' of .*broken.py fails on .*AttributeError"):
+    with pytest.raises(UsageError, match=r"the recipe 'gcd' of .*broken.py fails on .*AttributeError"):
         play(small(**given, memory={"recipes": str(broken)}), "other")
 
 

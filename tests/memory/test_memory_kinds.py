@@ -176,14 +176,14 @@ async def test_langchain_embeddings_by_config(tmp_path: Path) -> None:
     assert made @ (expected / np.linalg.norm(expected)) == pytest.approx(1.0, abs=1e-5) and embedder.dimension == 24
     assert len(await found(memory, "gamma")) == 2
     await memory.aclose()
-    for spec, arguments, says in (
+    for wrong, arguments, says in (
         (spec, {"sise": 3}, "cannot be made: ValidationError"),
         ("no.such:Thing", {}, "cannot be made: ModuleNotFoundError"),
         ("pathlib:Path", {}, "not LangChain's Embeddings"),
         ("minilm", {"size": 3}, "takes none"),
     ):
         with pytest.raises(UsageError, match=says):
-            open_embedder(spec, arguments)
+            open_embedder(wrong, arguments)
 
 
 def test_usefulness_by_hand() -> None:

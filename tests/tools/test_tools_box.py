@@ -63,6 +63,24 @@ async def test_what_is_not_allowed_is_refused_and_says_so() -> None:
             Toolbox(tools, allow)
 
 
+async def test_a_toolbox_is_joined_by_tools_under_the_same_rules() -> None:
+    box = Toolbox([echo], ["pure"])
+    joined = box.joined([remove])
+    assert ([t.name for t in joined.allowed], [t.name for t in joined.refused]) == (["echo"], ["remove"])
+    assert [t.name for t in box.refused] == [], "the box itself stays as it is"
+    assert [t.name for t in Toolbox([], ["writes"]).joined([remove]).allowed] == ["remove"]
+    with pytest.raises(UsageError, match="two tools are called 'echo'"):
+        box.joined([echo])
+
+
+async def test_a_pinned_tool_that_is_not_there_is_an_error() -> None:
+    async with open_toolbox(ToolsConfig(use=("calculator",), pick=2, pinned=("calculator",))) as toolbox:
+        assert [t.name for t in toolbox.allowed] == ["calculator"]
+    with pytest.raises(UsageError, match=r"tools\.pinned names 'calc', and there is no such tool"):
+        async with open_toolbox(ToolsConfig(use=("calculator",), pinned=("calc",))):
+            pass
+
+
 def test_a_tool_that_does_not_say_what_it_can_do_counts_as_the_worst() -> None:
     @langchain_tool
     def shout(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The four roles. A role is a prompt, a model handle and a structured output."""
+"""The roles. A role is a prompt, a model handle and a structured output."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from autotelic.agents.critic import Critic
 from autotelic.agents.curator import Curator, Review
 from autotelic.agents.memory_tools import memory_tools
 from autotelic.agents.proposer import Draft, Proposer
+from autotelic.agents.skills import Unfit, skill_tool
 from autotelic.agents.solver import Attempt, Solver, demonstration_turns
-from autotelic.agents.tool_loop import Bounds, CallRecord, Conversation, ToolLoop, Turn
+from autotelic.agents.tool_loop import Bounds, CallRecord, Conversation, Picker, ToolLoop, Turn
+from autotelic.agents.tool_pick import ToolPicker, pick_tools
+from autotelic.agents.toolsmith import SkillDraft, Toolsmith, check_tests, next_version, read_draft
 
 __all__ = [
     "Attempt",
@@ -17,11 +20,21 @@ __all__ = [
     "Critic",
     "Curator",
     "Draft",
+    "Picker",
     "Proposer",
     "Review",
+    "SkillDraft",
     "Solver",
     "ToolLoop",
+    "ToolPicker",
+    "Toolsmith",
     "Turn",
+    "Unfit",
+    "check_tests",
     "demonstration_turns",
     "memory_tools",
+    "next_version",
+    "pick_tools",
+    "read_draft",
+    "skill_tool",
 ]

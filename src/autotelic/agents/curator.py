@@ -82,7 +82,7 @@ class Curator:
     async def lesson(self, question: str, right: str, wrong: str, *, seed: int) -> str | None:
         """Return advice drawn from a right and a wrong answer to one question, `None` if none was given in form.
 
-        Source: arXiv 2308.10144, "ExpeL: LLM Agents Are Experiential Learners", insights from pairs of success and failure.
+        Source: arXiv 2308.10144, "ExpeL: LLM Agents Are Experiential Learners", insights from success and failure.
         """
         shown = f"Question:\n{question}\n\nRight answer:\n{right}\n\nWrong answer:\n{wrong}\n\nThe lesson?"
         messages = [Message(role="system", content=LESSON), Message(role="user", content=shown)]

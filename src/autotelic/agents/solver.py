@@ -73,7 +73,8 @@ class Solver:
             is not known.
         """
         if self._loop is not None:
-            return await asyncio.gather(*(self._converse(task, messages, sampling, i) for i in range(sampling.n)))
+            loop = await self._loop.narrowed(task.question)
+            return await asyncio.gather(*(self._converse(loop, task, messages, sampling, i) for i in range(sampling.n)))
         completions = await self._gateway.complete(list(messages), sampling)
         return [await self._judge(task, completion) for completion in completions]
 
@@ -84,11 +85,12 @@ class Solver:
         checked = await self._environment.check(task, answer)
         return Attempt(completion, answer, checked.score, checked.reason)
 
-    async def _converse(self, task: Task, messages: Sequence[Message], sampling: Sampling, sample: int) -> Attempt:
+    async def _converse(
+        self, loop: ToolLoop, task: Task, messages: Sequence[Message], sampling: Sampling, sample: int
+    ) -> Attempt:
         """Answer with tools; each sample is a conversation of its own."""
-        assert self._loop is not None
         seed = None if sampling.seed is None else derive(sampling.seed, sample)
-        talk = await self._loop.answer(messages, replace(sampling, n=1, seed=seed))
+        talk = await loop.answer(messages, replace(sampling, n=1, seed=seed))
         own = iter(talk.turns)
         turns = tuple(
             _recorded(m, next(own) if m.role == "assistant" else None) for m in talk.messages[len(messages) :]
@@ -97,7 +99,7 @@ class Solver:
         counts = {name: sum(getattr(c, name) for c in made) for name in ("prompt_tokens", "completion_tokens")}
         last = made[-1].model_copy(update=counts)
         spoken = max(at for at, turn in enumerate(turns) if turn["role"] == "assistant")
-        rest: dict[str, Any] = {"turns": turns[:spoken], "calls": tuple(talk.calls), "tools": self._loop.offered}
+        rest: dict[str, Any] = {"turns": turns[:spoken], "calls": tuple(talk.calls), "tools": loop.offered}
         if talk.answer is None:
             return Attempt(last, None, 0.0, talk.reason, **rest)
         answer = self._environment.parse(task, talk.answer)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -19,9 +20,12 @@ from pydantic import Field
 from autotelic.core.dialect import read_turn, turn_schema
 from autotelic.core.words import Completion, Frozen, Message, ToolCall
 from autotelic.serving import Gateway, OnText, Sampling
-from autotelic.tools import Toolbox, ToolResult
+from autotelic.tools import Tool, Toolbox, ToolResult
 
-__all__ = ["Bounds", "CallRecord", "Conversation", "ToolLoop", "Turn"]
+__all__ = ["Bounds", "CallRecord", "Conversation", "Picker", "ToolLoop", "Turn"]
+
+Picker = Callable[[str, Sequence[Tool]], Awaitable[Sequence[Tool]]]
+"""Chooses by the question which of many tools a task is offered."""
 
 _FORM = 'that was neither a call nor an answer. Reply {"calls":[{"tool":NAME,"arguments":{...}}]} or {"answer":TEXT}'
 
@@ -93,15 +97,30 @@ class ToolLoop:
         gateway: where model calls go.
         toolbox: the tools; only what it allows is offered.
         bounds: how far one answer may go.
+        picker: offers a task a few of many tools; without it all that are allowed.
     """
 
-    def __init__(self, gateway: Gateway, toolbox: Toolbox, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self, gateway: Gateway, toolbox: Toolbox, bounds: Bounds | None = None, picker: Picker | None = None
+    ) -> None:
         self._gateway = gateway
         self._toolbox = toolbox
+        self._picker = picker
         self.bounds = bounds or Bounds()
-        self._schemas = {tool.name: tool.parameters for tool in toolbox.allowed}
-        self.offered = tuple(tool.openai() for tool in toolbox.allowed)
+        self._offer(toolbox.allowed)
+
+    def _offer(self, tools: Sequence[Tool]) -> None:
+        self._schemas = {tool.name: tool.parameters for tool in tools}
+        self.offered = tuple(tool.openai() for tool in tools)
         """The tools as the chat template takes them; the same in every turn, so that prompts share their beginning."""
+
+    async def narrowed(self, question: str) -> ToolLoop:
+        """Return the loop for one question, which offers only what the picker takes for it."""
+        if self._picker is None:
+            return self
+        narrow = copy(self)
+        narrow._offer(await self._picker(question, self._toolbox.allowed))
+        return narrow
 
     async def answer(self, messages: Sequence[Message], sampling: Sampling) -> Conversation:
         """Go on from `messages` to an answer. `sampling.n` must be 1: each conversation goes its own way."""

@@ -17,6 +17,7 @@ from autotelic import __version__
 from autotelic.cli.graphs import graphs, run_graph
 from autotelic.cli.memory import memory
 from autotelic.cli.shown import JsonOption, RunArgument, out, show
+from autotelic.cli.skills import skills
 from autotelic.cli.tools import tools
 
 __all__ = ["app"]
@@ -34,6 +35,7 @@ app.add_typer(policies, name="policies")
 app.add_typer(tools, name="tools")
 app.add_typer(graphs, name="graphs")
 app.add_typer(memory, name="memory")
+app.add_typer(skills, name="skills")
 
 SetArgument = Annotated[list[str] | None, typer.Argument(help="Overrides of the config, key=value.")]
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from autotelic.memory import Kind, Memory, Usefulness
     from autotelic.store import Ledger
 
-__all__ = ["memory"]
+__all__ = ["memory", "opened"]
 
 memory = typer.Typer(
     help="What a run remembers: list, search, show, restore, forget, export, import, stats.", no_args_is_help=True
@@ -46,7 +46,7 @@ def list_memory(
     wanted = _kinds(kind)
 
     async def work() -> tuple[list[Any], dict[str, str]]:
-        async with _memory(run) as (found, _):
+        async with opened(run) as (found, _):
             items = [one for one in await found.all(*wanted) if family in (None, one.family) and _under(one, scope)]
             return items, {id_: row.why for id_, row in (await found.rows()).items()}
 
@@ -70,7 +70,7 @@ def search_memory(
     async def work() -> list[Any]:
         from autotelic.memory import Query
 
-        async with _memory(run) as (found, _):
+        async with opened(run) as (found, _):
             query = Query(text, family=family, kinds=wanted, scopes=None if scope is None else (scope,))
             return (await found.retrieve([query], limit, keywords=True))[0]
 
@@ -82,7 +82,7 @@ def show_memory(run: RunArgument, id: str, as_json: JsonOption = False) -> None:
     """Show one item whole: where it stands, and what attempts with it were worth against bare ones."""
 
     async def work() -> dict[str, Any]:
-        async with _memory(run) as (found, ledger):
+        async with opened(run) as (found, ledger):
             one = (await _known(found, [id]))[0]
             row = (await found.rows())[id]
             worth = _worth(ledger).get(id)
@@ -105,7 +105,7 @@ def restore_memory(
         raise UsageError("name ids, or a reason with --why; one of the two. See: autotelic memory list RUN")
 
     async def work() -> list[str]:
-        async with _memory(run) as (found, _):
+        async with opened(run) as (found, _):
             if ids:
                 await _known(found, ids)
             chosen = ids or [id_ for id_, row in (await found.rows()).items() if row.why == why]
@@ -127,7 +127,7 @@ def forget_memory(
         raise typer.Exit(1)
 
     async def work() -> list[str]:
-        async with _memory(run) as (found, _):
+        async with opened(run) as (found, _):
             await _known(found, ids)
             return await found.forget(ids)
 
@@ -140,7 +140,7 @@ def export_memory(run: RunArgument, file: Annotated[Path, typer.Argument(help="J
     """Write everything that is remembered to a file."""
 
     async def work() -> list[Any]:
-        async with _memory(run) as (found, _):
+        async with opened(run) as (found, _):
             return await found.all()
 
     lines = [one.model_dump_json() for one in asyncio.run(work())]
@@ -162,7 +162,7 @@ def import_memory(
         raise UsageError(f"{file} cannot be imported: {' '.join(str(error).split())[:300]}") from None
 
     async def work() -> Added:
-        async with _memory(run) as (found, _):
+        async with opened(run) as (found, _):
             return await found.add(items)
 
     done = asyncio.run(work())
@@ -176,7 +176,7 @@ def memory_stats(run: RunArgument, as_json: JsonOption = False) -> None:
     """Count what is remembered, what of it is out of sight and why, and what it has been worth."""
 
     async def work() -> list[dict[str, Any]]:
-        async with _memory(run) as (found, ledger):
+        async with opened(run) as (found, ledger):
             why = {id_: row.why for id_, row in (await found.rows()).items()}
             return _stats(await found.all(), why, _worth(ledger))
 
@@ -190,7 +190,8 @@ def memory_stats(run: RunArgument, as_json: JsonOption = False) -> None:
 
 
 @asynccontextmanager
-async def _memory(run: Path) -> AsyncIterator[tuple[Memory, Ledger]]:
+async def opened(run: Path) -> AsyncIterator[tuple[Memory, Ledger]]:
+    """Open a run's memory and ledger, as their only user."""
     from autotelic.core.config import load_config
     from autotelic.core.run_dir import RunDir
     from autotelic.graphs import Config

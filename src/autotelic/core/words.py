@@ -38,7 +38,7 @@ __all__ = [
 Score = float | None
 """A number in [0, 1], or `None` for "no verdict"."""
 
-SuiteName = Literal["fresh", "frozen", "regression", "sealed"]
+SuiteName = Literal["fresh", "frozen", "regression", "sealed", "trial"]
 
 
 def content_id(*parts: Any) -> str:

@@ -17,6 +17,7 @@ from autotelic.evaluation.measure import (
 )
 from autotelic.evaluation.report import build_report, write_report
 from autotelic.evaluation.selftest import SelfTest, Sheet, self_test
+from autotelic.evaluation.skills import SkillDecision, SkillGateConfig, admit_skill, keep_skill
 from autotelic.evaluation.stats import (
     Comparison,
     Estimate,
@@ -40,7 +41,10 @@ __all__ = [
     "RoundStatistics",
     "SelfTest",
     "Sheet",
+    "SkillDecision",
+    "SkillGateConfig",
     "accuracy",
+    "admit_skill",
     "answers",
     "auc",
     "balanced_accuracy",
@@ -54,6 +58,7 @@ __all__ = [
     "estimate",
     "full_marks",
     "generation_verification_gap",
+    "keep_skill",
     "overall_baseline",
     "paired_bootstrap",
     "self_test",

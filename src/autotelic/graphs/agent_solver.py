@@ -134,7 +134,7 @@ def _environment(**values: str) -> Iterator[None]:
 def _split(
     first: Exchange, last: Exchange, exchanges: Sequence[Exchange]
 ) -> tuple[tuple[Message, ...], tuple[dict[str, Any], ...]]:
-    """Tell prompt and turns apart: one conversation if the last call goes on from the first, else the last call alone."""
+    """Tell prompt and turns apart: one conversation if the last call goes on from the first, else the last alone."""
     size = len(first.messages)
     if last.messages[:size] != first.messages:
         return last.messages, ()

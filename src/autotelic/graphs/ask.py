@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 
-from autotelic.agents import Bounds, CallRecord, ToolLoop
+from autotelic.agents import Bounds, CallRecord, Picker, ToolLoop
 from autotelic.core.dialect import answering
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Message, ToolCall
@@ -40,10 +40,12 @@ class GraphContext:
     """Tools, and which of them may be called."""
     demonstrations: int = 3
     """Solved examples taken from the memory."""
-    bounds: Bounds = Bounds(calls=4, turns=6, call_first=True)
+    bounds: Bounds = field(default_factory=lambda: Bounds(calls=4, turns=6, call_first=True))
     """How far one answer may go."""
     max_tokens: int = 256
     """Bound on one turn of the model, tokens."""
+    picker: Picker | None = None
+    """Offers a question a few of many tools; without it all that are allowed."""
 
 
 class AskState(TypedDict, total=False):
@@ -61,7 +63,7 @@ class AskState(TypedDict, total=False):
 
 def build_ask(context: GraphContext) -> Any:
     """Compile the graph; give it `question`, read `answer`, `calls`, `messages` and `memory_ids`."""
-    loop = ToolLoop(context.gateway, context.toolbox, context.bounds)
+    loop = ToolLoop(context.gateway, context.toolbox, context.bounds, context.picker)
     spoken = bool(loop.offered) and not context.gateway.backend.calls_apart
 
     async def recall(state: AskState) -> AskState:
@@ -93,7 +95,7 @@ def build_ask(context: GraphContext) -> Any:
             text = (await context.gateway.complete(messages, sampling, heard))[0].text
             said = [*state["messages"], *as_dicts([Message(role="assistant", content=text)])]
             return {"messages": said, "answer": plain_answer(text), "pending": [], "stopped": True}
-        turn = await loop.turn(messages, _records(state), sampling, heard)
+        turn = await (await loop.narrowed(state["question"])).turn(messages, _records(state), sampling, heard)
         turns = state["turns"] + 1
         cut = turn.completion.finish_reason == "length" or turns >= context.bounds.turns
         return {

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from autotelic.agents import Bounds
 from autotelic.core.words import Frozen
-from autotelic.evaluation import AlarmConfig, GateConfig
+from autotelic.evaluation import AlarmConfig, GateConfig, SkillGateConfig
 from autotelic.serving import ServingConfig
 from autotelic.tools import ToolsConfig
 
@@ -24,6 +24,7 @@ __all__ = [
     "MemoryConfig",
     "ProposeConfig",
     "SolveConfig",
+    "ToolsmithConfig",
     "TrainConfig",
 ]
 
@@ -87,7 +88,7 @@ class MemoryConfig(Frozen):
     """Scopes that the solver sees: `run`, and what was imported or written under `project/NAME` or `user/NAME`."""
     embedder: str = "minilm"
     """Registered embedder, or `package.module:Name` of LangChain embeddings."""
-    embedder_args: dict[str, Any] = {}
+    embedder_args: dict[str, Any] = Field(default_factory=dict)
     """Arguments of LangChain embeddings."""
     chroma: str | None = None
     """URL of a Chroma server; by default the index is in the run's directory."""
@@ -155,6 +156,32 @@ class EvaluateConfig(Frozen):
     """Fresh tasks answered with the memory's help too, for the 2x2."""
 
 
+class ToolsmithConfig(Frozen):
+    """Tools that the model makes."""
+
+    drafts: int = Field(default=8, ge=1)
+    """Functions sampled for a family."""
+    examples: int = Field(default=4, ge=1)
+    """Solved examples of the family in the prompt."""
+    max_tokens: int = Field(default=640, ge=1)
+    """Bound on one function with its tests, tokens."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Sampling temperature of the functions."""
+    tasks: int = Field(default=100, ge=1)
+    """Tasks of a matched rollout."""
+    gate: SkillGateConfig = SkillGateConfig()
+    """What is asked of a skill."""
+
+    @model_validator(mode="after")
+    def _can_admit(self) -> ToolsmithConfig:
+        if self.gate.min_tasks > self.tasks:
+            raise ValueError(
+                f"toolsmith.gate.min_tasks ({self.gate.min_tasks}) exceeds toolsmith.tasks ({self.tasks}), so no skill "
+                "would ever be let in: raise toolsmith.tasks."
+            )
+        return self
+
+
 class Config(Frozen):
     """A whole session."""
 
@@ -196,6 +223,8 @@ class Config(Frozen):
     """What stops a run that collapses."""
     tools: ToolsConfig = ToolsConfig()
     """Tools that the solver has."""
+    toolsmith: ToolsmithConfig = ToolsmithConfig()
+    """Tools that the model makes."""
     solver: str | None = None
     """A LangGraph agent of your own as the solver: `file.py:graph` or `package.module:graph`."""
     serving: ServingConfig = ServingConfig()
@@ -217,7 +246,8 @@ class Config(Frozen):
             )
         if self.solver is not None and self.tools.use:
             raise ValueError(
-                f"solver is {self.solver}, which brings its own tools, and tools.use names {', '.join(self.tools.use)}: "
+                f"solver is {self.solver}, which brings its own tools, and tools.use names "
+                f"{', '.join(self.tools.use)}: "
                 "leave one of them out."
             )
         if self.curate.replay + self.curate.real >= 1:

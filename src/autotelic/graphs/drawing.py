@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,7 @@ def _round(start: Box, end: Box, side: float) -> list[tuple[float, float]]:
 
 
 def _line(draw: Any, points: list[tuple[float, float]], *, dashed: bool) -> None:
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         length = math.hypot(x1 - x0, y1 - y0)
         steps = max(1, int(length // 6)) if dashed else 1
         for step in range(0, steps, 2):

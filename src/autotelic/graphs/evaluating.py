@@ -27,15 +27,15 @@ from autotelic.memory import Demonstration
 from autotelic.serving import Sampling
 from autotelic.store import EvaluationRow, GateRow, PolicyRow, SuiteRow, TaskRow
 
-__all__ = ["answer_suite", "evaluate", "finish", "fresh_suite", "gate", "prepare"]
+__all__ = ["answer_suite", "draw_suite", "evaluate", "finish", "fresh_suite", "gate", "prepare"]
 
 
 async def prepare(s: Session) -> dict[str, Any]:
     """Round 0: draw the fixed suites and the real set, test the evaluator, fill the memory, measure the base."""
     settings = s.config.evaluate
     s.progress.start("suites")
-    await asyncio.to_thread(_draw, s, "sealed", settings.sealed)
-    await asyncio.to_thread(_draw, s, "frozen", settings.frozen)
+    await asyncio.to_thread(draw_suite, s, "sealed", settings.sealed)
+    await asyncio.to_thread(draw_suite, s, "frozen", settings.frozen)
     real = await asyncio.to_thread(_real_set, s)
     s.progress.stop("suites")
     report = await self_test(s.environment, s.ledger.suite("frozen"))
@@ -46,7 +46,7 @@ async def prepare(s: Session) -> dict[str, Any]:
     return {"sealed": settings.sealed, "frozen": settings.frozen, "real": len(shown), "selftest": report.model_dump()}
 
 
-def _draw(s: Session, suite: SuiteName, n: int, round: int = 0) -> None:
+def draw_suite(s: Session, suite: SuiteName, n: int, round: int = 0) -> None:
     """Draw a suite of `n` tasks that the run has not met, nor a near copy: in no suite, proposal or the real set."""
     if s.ledger.count(SuiteRow, suite=suite, round=round):
         return
@@ -92,7 +92,7 @@ def _real_set(s: Session) -> list[Task]:
 
 async def fresh_suite(s: Session, round: int) -> None:
     """Draw the round's fresh suite, before anything of the round is proposed."""
-    await asyncio.to_thread(_draw, s, "fresh", s.config.evaluate.fresh, round)
+    await asyncio.to_thread(draw_suite, s, "fresh", s.config.evaluate.fresh, round)
 
 
 async def answer_suite(

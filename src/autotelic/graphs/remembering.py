@@ -114,7 +114,7 @@ async def consolidate(s: Session, round: int, policy: int) -> dict[str, Any]:
 
 
 async def _measured(s: Session, policy: int) -> dict[str, Any]:
-    """Return the ids of demonstrations in sight that the policy has learned, and of those out of sight that it needs."""
+    """Return the ids of demonstrations in sight that the policy has learned, and of those out of it that it needs."""
     rows = await s.memory.rows()
     items = [d for d in await s.memory.all("demonstration") if rows[d.id].why in {"", CONSOLIDATED}]
     tasks = s.ledger.tasks(d.task_id for d in items)

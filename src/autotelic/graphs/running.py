@@ -1,7 +1,7 @@
 """Run a graph, ours or a user's own: events as they happen, on a thread that can be resumed, forked and replayed.
 
-A thread is a row of checkpoints, one after each step. Going on from the last is resuming; giving new input at an earlier
-one is a fork, giving none is a replay. Neither changes what was there.
+A thread is a row of checkpoints, one after each step. Going on from the last is resuming; giving new input at an
+earlier one is a fork, giving none is a replay. Neither changes what was there.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 from langchain_core.runnables.config import var_child_runnable_config
 
 import autotelic
-from autotelic.agents import Critic, Curator, Proposer, Solver, ToolLoop, memory_tools
+from autotelic.agents import Critic, Curator, Picker, Proposer, Solver, ToolLoop, ToolPicker, memory_tools
 from autotelic.core.errors import UsageError
 from autotelic.core.plugins import load_source
 from autotelic.core.progress import Progress, Silent
@@ -28,13 +28,13 @@ from autotelic.core.words import DeliveryRecord, Message, PolicyFiles, PolicySta
 from autotelic.environments import Environment, open_environment
 from autotelic.graphs.agent_solver import AgentSolver
 from autotelic.graphs.config import Config
-from autotelic.memory import CachedEmbedder, Memory, open_embedder
+from autotelic.memory import CachedEmbedder, Embedder, Memory, open_embedder
 from autotelic.serving import Endpoint, PolicyServer, open_endpoint, resolve_model
 from autotelic.store import DeliveryRow, Ledger, NodeRow, PolicyRow, RunRow
 from autotelic.tools import Toolbox, open_toolbox
 from autotelic.training import Card, Trainer, read_card, read_policy, write_card
 
-__all__ = ["Session", "as_dicts", "find_base", "open_memory", "open_session"]
+__all__ = ["Session", "as_dicts", "find_base", "first_failure", "open_memory", "open_session"]
 
 T = TypeVar("T")
 Kind = Literal["start", "train", "switch", "rollback", "recover"]
@@ -52,6 +52,7 @@ class Session:
     server: PolicyServer
     trainer: Trainer
     toolbox: Toolbox = field(default_factory=Toolbox)
+    picker: Picker | None = None
     endpoint: Endpoint | None = None
     progress: Progress = field(default_factory=Silent)
     round: int = 0
@@ -59,7 +60,9 @@ class Session:
     @property
     def loop(self) -> ToolLoop | None:
         """What answers with tools, if the run has any that may be called."""
-        return ToolLoop(self.server.gateway, self.toolbox, self.config.solve.bounds) if self.toolbox.allowed else None
+        if not self.toolbox.allowed:
+            return None
+        return ToolLoop(self.server.gateway, self.toolbox, self.config.solve.bounds, self.picker)
 
     @property
     def solver(self) -> Solver:
@@ -145,7 +148,7 @@ class Session:
                 for _ in range(min(self.config.solve.concurrency, len(items))):
                     group.create_task(pull(), context=_outside_the_graph())
         except* Exception as failures:
-            raise _first(failures) from failures
+            raise first_failure(failures) from failures
         finally:
             self.progress.stop(name)
 
@@ -181,7 +184,8 @@ def _outside_the_graph() -> Context:
     return context
 
 
-def _first(failures: BaseExceptionGroup[Exception]) -> BaseException:
+def first_failure(failures: BaseExceptionGroup[Exception]) -> BaseException:
+    """Return the first exception of a group, groups in it opened."""
     error: BaseException = failures
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -201,7 +205,8 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
         ledger = Ledger(run.ledger)
         stack.callback(ledger.close)
         environment = await stack.enter_async_context(open_environment(config.environment, sandbox=config.sandbox))
-        memory = await open_memory(stack, config, run)
+        embedder = run_embedder(stack, config, run)
+        memory = await open_memory(stack, config, run, embedder)
         made = {"memory": memory_tools(memory, scopes=config.memory.scopes)}
         toolbox = await stack.enter_async_context(open_toolbox(config.tools, sandbox=config.sandbox, made=made))
         trainer = Trainer(run.logs / "trainer.log", threads=config.train.threads, timeout=config.train.timeout)
@@ -210,6 +215,8 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
         stack.push_async_callback(server.stop)
         session = Session(config, run, ledger, environment, memory, server, trainer, toolbox)
         session.progress = progress or Silent()
+        if config.tools.pick:
+            session.picker = ToolPicker(embedder, config.tools.pick, config.tools.pinned)
         if config.solver is not None:
             session.endpoint = await stack.enter_async_context(open_endpoint(server.gateway))
             _ = session.solver  # an agent that cannot be built is found out now
@@ -222,12 +229,17 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
         yield session
 
 
-async def open_memory(stack: AsyncExitStack, config: Config, run: RunDir) -> Memory:
-    """Open a run's memory with the embedder of its config; `stack` closes both."""
-    settings = config.memory
-    made = open_embedder(settings.embedder, settings.embedder_args)
+def run_embedder(stack: AsyncExitStack, config: Config, run: RunDir) -> Embedder:
+    """Open the embedder of a run's config, with what the run has embedded already; `stack` closes it."""
+    made = open_embedder(config.memory.embedder, config.memory.embedder_args)
     embedder = CachedEmbedder(made, run.memory / "embeddings.sqlite")
     stack.push_async_callback(embedder.aclose)
+    return embedder
+
+
+async def open_memory(stack: AsyncExitStack, config: Config, run: RunDir, embedder: Embedder | None = None) -> Memory:
+    """Open a run's memory with an embedder, by default that of its config; `stack` closes what is opened."""
+    embedder, settings = embedder or run_embedder(stack, config, run), config.memory
     memory = await Memory.open(run.memory, embedder, limit=settings.per_family, chroma=settings.chroma)
     stack.push_async_callback(memory.aclose)
     return memory

@@ -1,7 +1,7 @@
 """The Chroma collection that finds items by meaning. It can always be thrown away and built again.
 
-Chroma gets ids and vectors and nothing else. Its own embedding function would download a model; its own filters read every
-row (167 ms at 100,000 rows, against 1.5 ms without one), so what a search may see is decided by the truth.
+Chroma gets ids and vectors and nothing else. Its own embedding function would download a model; its own filters read
+every row (167 ms at 100,000 rows, against 1.5 ms without one), so what a search may see is decided by the truth.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HNSW = {"space": "cosine", "ef_construction": 200, "ef_search": 256, "max_neigh
 
 
 class Index:
-    """A Chroma collection: in a directory of its own, or on a server. Synchronous; one thread and one process at a time.
+    """A Chroma collection: in a directory of its own, or on a server. Synchronous; one thread and process at a time.
 
     Args:
         path: the directory; with `url` only the collection's name is made from it.
@@ -162,7 +162,8 @@ def _connected(url: str, settings: Any) -> Any:
         )
     except Exception as error:
         raise UsageError(
-            f"no Chroma server answers at {url}: {error}. Start one (chroma run --host 127.0.0.1), or leave memory.chroma out."
+            f"no Chroma server answers at {url}: {error}. Start one (chroma run --host 127.0.0.1), or leave "
+            "memory.chroma out."
         ) from error
 
 

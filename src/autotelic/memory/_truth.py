@@ -1,8 +1,8 @@
 """The items themselves, in one SQLite file: whatever the index says, this is what is so.
 
 An item that has to make room is not deleted but marked with the round that evicted it, so that a question asked "as of
-round n" gets the same answer for ever, which is what lets a killed round be repeated. Only what a person wants forgotten
-goes: then no byte of it is left here but a hash, by which it is known if it comes again.
+round n" gets the same answer for ever, which is what lets a killed round be repeated. Only what a person wants
+forgotten goes: then no byte of it is left here but a hash, by which it is known if it comes again.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ NEVER = 2**31 - 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS items (
     number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, content TEXT NOT NULL, kind TEXT NOT NULL, scope TEXT NOT NULL,
-    environment TEXT NOT NULL, family TEXT NOT NULL, round INTEGER NOT NULL, evicted INTEGER NOT NULL, why TEXT NOT NULL,
-    text TEXT NOT NULL, body TEXT NOT NULL, vector BLOB NOT NULL);
+    environment TEXT NOT NULL, family TEXT NOT NULL, round INTEGER NOT NULL, evicted INTEGER NOT NULL,
+    why TEXT NOT NULL, text TEXT NOT NULL, body TEXT NOT NULL, vector BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS by_place ON items (kind, scope, environment, family, evicted);
 CREATE INDEX IF NOT EXISTS by_content ON items (content, evicted);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);

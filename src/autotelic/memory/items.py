@@ -179,7 +179,7 @@ class Skill(Item):
     parent: str = ""
     """Id of the version before."""
     gain: tuple[float, float, float] | None = None
-    """What matched rollouts showed: accuracy with it minus without it, and the interval's ends. `None`: not measured."""
+    """What matched rollouts showed: accuracy with it minus without it, and the interval's ends; `None`: unknown."""
     pinned: bool = False
     """Kept by a person, whatever is measured."""
 

@@ -81,8 +81,8 @@ def open_embedder(spec: str, arguments: Mapping[str, Any] | None = None) -> Embe
         embeddings = getattr(import_module(module), name)(**arguments)
     except Exception as error:
         raise UsageError(
-            f"memory.embedder {spec!r} cannot be made: {type(error).__name__}: {error}. Expected package.module:Name of "
-            "a LangChain Embeddings class; its arguments go into memory.embedder_args."
+            f"memory.embedder {spec!r} cannot be made: {type(error).__name__}: {error}. Expected "
+            "package.module:Name of a LangChain Embeddings class; its arguments go into memory.embedder_args."
         ) from None
     if not isinstance(embeddings, Embeddings):
         raise UsageError(f"memory.embedder {spec!r} is a {type(embeddings).__name__}, not LangChain's Embeddings.")

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from pydantic import Field
+
 from autotelic.core.errors import StoreError, UsageError
 from autotelic.core.words import Frozen
 from autotelic.memory._index import Index
@@ -36,9 +38,9 @@ class Added(Frozen):
 
     added: tuple[str, ...] = ()
     """Ids of new items."""
-    merged: dict[str, str] = {}
+    merged: dict[str, str] = Field(default_factory=dict)
     """Ids of lessons that say what a known one says, and that one's id."""
-    refused: dict[str, str] = {}
+    refused: dict[str, str] = Field(default_factory=dict)
     """Ids of what may not be remembered, and why."""
 
 
@@ -134,6 +136,11 @@ class Memory:
         found = await self._locked(self._truth.items)
         wanted = kinds or KINDS
         return sorted((d for d in found.values() if d.kind in wanted), key=lambda one: (one.round, one.id))
+
+    async def in_sight(self, *kinds: Kind) -> list[Any]:
+        """Return the items of these kinds (by default all but records) that are in sight, by round and id."""
+        rows = await self.rows()
+        return [one for one in await self.all(*kinds) if not rows[one.id].why]
 
     async def get(self, ids: Sequence[str]) -> dict[str, Any]:
         """Return the items with these ids."""

@@ -1,7 +1,7 @@
 """What an item has been worth: attempts with it in the prompt against bare attempts at the same tasks.
 
-A use is one attempt that saw the item; its gain is the attempt's score less the mean score of the bare attempts that the
-same policy made at the same task. All items in a prompt share the gain. Old uses count less, so that what helped a
+A use is one attempt that saw the item; its gain is the attempt's score less the mean score of the bare attempts that
+the same policy made at the same task. All items in a prompt share the gain. Old uses count less, so that what helped a
 policy long gone neither keeps an item nor condemns it.
 """
 

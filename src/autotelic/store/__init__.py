@@ -16,9 +16,11 @@ from autotelic.store.tables import (
     PolicyRow,
     ProposalRow,
     RunRow,
+    SkillRow,
     SuiteRow,
     TaskRow,
     ToolCallRow,
+    TrialRow,
 )
 
 __all__ = [
@@ -35,7 +37,9 @@ __all__ = [
     "PolicyRow",
     "ProposalRow",
     "RunRow",
+    "SkillRow",
     "SuiteRow",
     "TaskRow",
     "ToolCallRow",
+    "TrialRow",
 ]

@@ -26,8 +26,11 @@ __all__ = [
     "PolicyRow",
     "ProposalRow",
     "RunRow",
+    "SkillRow",
     "SuiteRow",
     "TaskRow",
+    "ToolCallRow",
+    "TrialRow",
 ]
 
 
@@ -268,3 +271,40 @@ class AlarmRow(SQLModel, table=True):
     value: float
     limit: float
     message: str
+
+
+class SkillRow(SQLModel, table=True):
+    """What was decided about a skill: `kind` is `draft` (written and tested), `made` (measured) or `again`."""
+
+    __tablename__ = "skill"
+    id: str = Field(primary_key=True)
+    round: int = Field(index=True)
+    index: int = 0
+    family: str
+    policy: int
+    kind: str
+    skill_id: str = Field(default="", index=True)
+    kept: bool
+    reason: str = ""
+    detail: str = ""
+    messages: list[dict[str, Any]] = _json(default_factory=list)
+    text: str
+    trial: str = ""
+    evidence: dict[str, Any] = _json(default_factory=dict)
+
+
+class TrialRow(SQLModel, table=True):
+    """One answer of a matched rollout: with or without the skill, by the same policy with the same seed."""
+
+    __tablename__ = "trial"
+    trial: str = Field(primary_key=True)
+    helped: bool = Field(primary_key=True)
+    task_id: str = Field(primary_key=True)
+    round: int = Field(index=True)
+    policy: int
+    seed: int
+    text: str
+    answer: str | None = None
+    score: float | None = None
+    reason: str
+    calls: int

@@ -16,7 +16,8 @@ from autotelic.tools._tool import Tool, ToolResult
 __all__ = ["Call", "Finding", "fuzz", "make_calls"]
 
 _TEXTS = (
-    "", " ", "abc", "0", "-1", "1e999", "None", "\n\n", "\u0000", "é\u202e漢🙂", "'; DROP TABLE x; --", "../../etc/passwd",
+    "", " ", "abc", "0", "-1", "1e999", "None", "\n\n", "\u0000", "é\u202e漢🙂", "'; DROP TABLE x; --",
+    "../../etc/passwd",
     "</tool_call>", '"}],"answer":"x"}', "<|im_end|>\n<|im_start|>system\n", "{{ 7*7 }}", "$(id)", "%s%n", "a" * 5000,
 )  # fmt: skip
 _OF_TYPE: dict[str, tuple[Any, ...]] = {

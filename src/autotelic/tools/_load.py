@@ -27,12 +27,16 @@ class ToolsConfig(Frozen):
     """The tools of a run."""
 
     use: tuple[str, ...] = ()
-    """What is there: `python`, `calculator`, `documents=FOLDER`, `sql=FILE`, `memory` (of the run), any registered name, `tools.py` (every
-    tool in the file), `package.module:name`, `mcp=URL` or `mcp=COMMAND`."""
+    """What is there: `python`, `calculator`, `documents=FOLDER`, `sql=FILE`, `memory` (of the run), any
+    registered name, `tools.py` (every tool in the file), `package.module:name`, `mcp=URL` or `mcp=COMMAND`."""
     mcp: dict[str, McpServer] = Field(default_factory=dict)
     """MCP servers by a name of your choice."""
     allow: tuple[str, ...] = DEFAULT_ALLOW
     """What may be called: permission classes (pure, reads, writes, network) and names of single tools."""
+    pick: int = Field(default=0, ge=0)
+    """Where more tools than this are allowed, each task is offered so many, those that fit it best; 0 offers all."""
+    pinned: tuple[str, ...] = ()
+    """Tools that every task is offered, whatever `pick` says."""
 
 
 @asynccontextmanager
@@ -70,6 +74,9 @@ async def open_toolbox(
                 tools += load_tools(spec, sandbox=box)
         for name, server in servers.items():
             tools += await stack.enter_async_context(mcp_tools(name, server))
+        if strange := sorted(set(config.pinned) - {tool.name for tool in tools}):
+            names = ", ".join(tool.name for tool in tools) or "none"
+            raise UsageError(f"tools.pinned names {strange[0]!r}, and there is no such tool; there are: {names}.")
         yield Toolbox(tools, config.allow)
 
 

@@ -31,7 +31,8 @@ class Toolbox:
             if tool.name in self._tools:
                 raise UsageError(f"two tools are called {tool.name!r}. Rename one, or leave one out.")
             self._tools[tool.name] = tool
-        allowed = set(allow)
+        self._allow = tuple(allow)
+        allowed = set(self._allow)
         if strange := sorted(allowed - {*self._tools, *get_args(Permission)}):
             raise UsageError(
                 f"the allow list names {strange[0]!r}, which is neither a tool ({', '.join(self._tools) or 'none'}) "
@@ -48,6 +49,14 @@ class Toolbox:
     def refused(self) -> tuple[Tool, ...]:
         """The tools that are there and may not be called."""
         return tuple(tool for tool in self._tools.values() if tool.name not in self._allowed)
+
+    def joined(self, tools: Iterable[Tool]) -> Toolbox:
+        """Return a toolbox with these tools besides; the allow list stays as it is.
+
+        Raises:
+            UsageError: two tools have one name.
+        """
+        return Toolbox([*self._tools.values(), *tools], self._allow)
 
     async def call(self, name: str, arguments: Mapping[str, Any] | str) -> ToolResult:
         """Call a tool; that it is unknown or not allowed is a result too, for the model and for the ledger."""

@@ -1,0 +1,92 @@
+"""Where accepted skills are kept, as the toolsmith and people need it: a part of the memory's face."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+from autotelic.agents import skill_tool
+from autotelic.core.errors import UsageError
+from autotelic.memory.items import Item, Skill
+from autotelic.sandbox import Sandbox
+from autotelic.tools import Toolbox
+
+__all__ = ["Added", "SkillLibrary", "find_skill", "pin_skill", "skills_of", "with_skills"]
+
+
+class Added(Protocol):
+    """What became of items that were to be added."""
+
+    @property
+    def added(self) -> Sequence[str]:
+        """Ids that are new."""
+
+    @property
+    def merged(self) -> Mapping[str, str]:
+        """Ids that went up in an item that was there, by its id."""
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Ids that were not taken, with the reason."""
+
+
+class SkillLibrary(Protocol):
+    """What is asked of a library of skills."""
+
+    async def add(self, items: Sequence[Skill], /) -> Added:
+        """Store skills."""
+        ...
+
+    async def in_sight(self, kind: Literal["skill"], /) -> Sequence[Item]:
+        """Return the skills that are there and not retired."""
+        ...
+
+    async def replace(self, item: Skill, /) -> None:
+        """Store another body under the same id."""
+        ...
+
+    async def retire(self, ids: Sequence[str], /, *, round: int, reason: str) -> Sequence[str]:
+        """Take skills out of use, with the reason; they can be looked up and restored."""
+        ...
+
+    async def forget(self, ids: Sequence[str], /) -> Sequence[str]:
+        """Delete skills for good."""
+        ...
+
+
+async def skills_of(library: SkillLibrary) -> list[Skill]:
+    """Return the skills in use, ordered by name and version."""
+    found = [item for item in await library.in_sight("skill") if isinstance(item, Skill)]
+    return sorted(found, key=lambda skill: (skill.name, skill.version))
+
+
+async def find_skill(library: SkillLibrary, id: str) -> Skill:
+    """Return one skill by its id, or by its name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = [skill for skill in await skills_of(library) if id in (skill.id, skill.name)]
+    if not found:
+        raise UsageError(f"there is no skill {id!r}. See: autotelic skills list RUN")
+    return found[-1]
+
+
+async def pin_skill(library: SkillLibrary, id: str, pinned: bool) -> Skill:
+    """Have a skill kept whatever is measured, or no longer so.
+
+    Raises:
+        UsageError: there is none.
+    """
+    skill = (await find_skill(library, id)).model_copy(update={"pinned": pinned})
+    await library.replace(skill)
+    return skill
+
+
+def with_skills(toolbox: Toolbox, skills: Sequence[Skill], sandbox: Sandbox) -> Toolbox:
+    """Return a toolbox with the skills as tools besides.
+
+    Raises:
+        UsageError: a skill has the name of another tool, or cannot be called.
+    """
+    return toolbox.joined(skill_tool(skill, sandbox) for skill in skills)
