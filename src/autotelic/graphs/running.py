@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,11 +121,17 @@ async def open_threads(place: str | Path) -> AsyncIterator[BaseCheckpointSaver[A
     """
     if str(place).startswith(("postgresql://", "postgres://")):
         try:
+            import psycopg
             from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
         except ModuleNotFoundError:
             raise MissingPackage("langgraph-checkpoint-postgres", "postgres") from None
-        async with AsyncPostgresSaver.from_conn_string(str(place)) as saver:
-            await saver.setup()
+        async with AsyncExitStack() as stack:
+            try:
+                saver = await stack.enter_async_context(AsyncPostgresSaver.from_conn_string(str(place)))
+                await saver.setup()
+            except psycopg.OperationalError as error:
+                reason = " ".join(str(error).split())
+                raise UsageError(f"threads cannot be kept in PostgreSQL: {reason}. Check --threads.") from None
             yield saver
         return
     path = Path(place).expanduser()
