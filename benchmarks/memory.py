@@ -126,7 +126,7 @@ async def _answered(s: Session, tasks: list[Task], shown: dict[str, list[Any]]) 
 async def speed(sizes: list[int]) -> list[dict[str, Any]]:
     """Measure searches at each size."""
     environment = make_environment({"name": "reasoning_gym", "families": FAMILIES})
-    source = (task for seed in range(10_000) for task in environment.tasks(1200, seed))
+    source = enumerate(task for seed in range(10_000) for task in environment.tasks(1200, seed))
     questions = [task.question for task in environment.tasks(QUERIES, SEED)]
     families = [task.family for task in environment.tasks(QUERIES, SEED)]
     rows: list[dict[str, Any]] = []
@@ -138,7 +138,7 @@ async def speed(sizes: list[int]) -> list[dict[str, Any]]:
             begun = time.perf_counter()
             while held < size:
                 part = list(islice(source, min(1000, size - held)))
-                await memory.add([_item(task, held + i) for i, task in enumerate(part)])
+                await memory.add([_item(task, number) for number, task in part])
                 held = await memory.count()
             row = {
                 "items": held,

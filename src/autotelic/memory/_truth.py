@@ -26,9 +26,10 @@ NEVER = 2**31 - 1
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS items (
-    number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, content TEXT NOT NULL, kind TEXT NOT NULL, scope TEXT NOT NULL,
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL, content TEXT NOT NULL, kind TEXT NOT NULL, scope TEXT NOT NULL,
     environment TEXT NOT NULL, family TEXT NOT NULL, round INTEGER NOT NULL, evicted INTEGER NOT NULL,
     why TEXT NOT NULL, text TEXT NOT NULL, body TEXT NOT NULL, vector BLOB NOT NULL);
+CREATE UNIQUE INDEX IF NOT EXISTS by_id ON items (id);
 CREATE INDEX IF NOT EXISTS by_place ON items (kind, scope, environment, family, evicted);
 CREATE INDEX IF NOT EXISTS by_content ON items (content, evicted);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -37,7 +38,7 @@ CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(text, content='items', conte
 CREATE VIRTUAL TABLE IF NOT EXISTS terms USING fts5vocab(words, row);
 """
 # Ranking by BM25 reads every row that has one of the words: common words would cost most and tell least.
-_MAX_WORDS, _MAX_MATCHES, _COMMON = 40, 1000, 0.25
+_MAX_WORDS, _MAX_MATCHES, _COMMON = 40, 500, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,10 @@ class Where:
         parts = [f"kind IN ({_marks(self.kinds)})"]
         values: list[Any] = [*self.kinds]
         if self.scopes is not None:
-            parts.append(f"({' OR '.join('scope = ? OR (scope > ? AND scope < ?)' for _ in self.scopes) or '0'})")
-            values += [v for scope in self.scopes for v in (scope, f"{scope}/", f"{scope}0")]  # "0" comes after "/"
+            # A range that the index can use, and in it the scope itself or what is below; "0" comes after "/".
+            within = "scope >= ? AND scope < ? AND (scope = ? OR scope > ?)"
+            parts.append(f"({' OR '.join(within for _ in self.scopes) or '0'})")
+            values += [v for scope in self.scopes for v in (scope, f"{scope}0", scope, f"{scope}/")]
         for name, value in (("environment", self.environment), ("family", self.family)):
             if value is not None:
                 parts.append(f"{name} = ?")
@@ -86,6 +89,7 @@ class Truth:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._common: set[str] = set()  # words in too many texts, which counting them each time would read
         self._file = sqlite3.connect(path, timeout=30, check_same_thread=False)
         self._file.execute("PRAGMA journal_mode=WAL")
         self._file.execute("PRAGMA synchronous=FULL")
@@ -153,7 +157,7 @@ class Truth:
     def among(self, ids: Sequence[str], where: Where) -> set[str]:
         """Return those of `ids` that meet the condition."""
         condition, values = where.sql()
-        return {id_ for (id_,) in self._select(f"SELECT id FROM items WHERE {condition}", ids, values)}
+        return {id_ for (id_,) in self._select(f"SELECT id FROM items INDEXED BY by_id WHERE {condition}", ids, values)}
 
     def matrix(self, where: Where) -> tuple[list[str], npt.NDArray[np.float32]]:
         """Return the ids that meet the condition and have a vector, and the vectors `[ids, dimension]`."""
@@ -168,9 +172,11 @@ class Truth:
     def by_words(self, text: str, where: Where, n: int) -> list[str]:
         """Return up to `n` ids whose text has the rarer words of `text`, the best first by BM25."""
         words = list(dict.fromkeys(re.findall(r"\w+", text.lower())))[:_MAX_WORDS]
-        seen = "SELECT doc FROM terms WHERE term = ?"
-        often = sorted((row[0], word) for word in words if (row := self._file.execute(seen, (word,)).fetchone()))
-        most = min(_MAX_MATCHES, max(1, int(_COMMON * self._file.execute("SELECT count(*) FROM items").fetchone()[0])))
+        often = sorted((count, word) for word in words if (count := self._count(word)))
+        most = min(
+            _MAX_MATCHES,
+            max(1, int(_COMMON * (self._file.execute("SELECT max(number) FROM items").fetchone()[0] or 0))),
+        )
         chosen, matches = [], 0
         for count, word in often:
             matches += count
@@ -185,6 +191,15 @@ class Truth:
             f"WHERE words MATCH ? AND {condition} ORDER BY round(bm25(words), 5), id LIMIT ?"
         )
         return [id_ for (id_,) in self._file.execute(query, [" OR ".join(chosen), *values, n])]
+
+    def _count(self, word: str) -> int:
+        """Return how many texts have a word; 0 also for one in too many."""
+        if word in self._common:
+            return 0
+        row = self._file.execute("SELECT doc FROM terms WHERE term = ?", (word,)).fetchone()
+        if row and row[0] > _MAX_MATCHES:
+            self._common.add(word)
+        return int(row[0]) if row else 0
 
     def new(self, items: Iterable[Item]) -> list[Item]:
         """Return those that are neither stored nor exact duplicates of what is stored or of one another."""
@@ -251,6 +266,7 @@ class Truth:
     def forget(self, ids: Sequence[str]) -> list[str]:
         """Delete items, and what a deletion usually leaves in the file; return the ids that were there."""
         known = self.items(ids)
+        self._common.clear()
         self._file.execute("PRAGMA secure_delete = ON")
         with self._file:
             contents = [(one.content,) for one in known.values()]
