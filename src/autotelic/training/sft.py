@@ -82,7 +82,9 @@ def tokenize(tokenizer: Any, example: TrainingExample) -> list[Row]:
             continue
         before = [message.openai() for message in talk[:at]]
         text = tokenizer.apply_chat_template(before, tools=tools, add_generation_prompt=True, tokenize=False)
-        prompt, said = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (text, talk[at].content))
+        prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
+        # What was generated is text: a control token's name in it was spelled out, and must not end the turn it is in.
+        said = tokenizer(talk[at].content, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         rows.append(Row(prompt, [*said, tokenizer.eos_token_id], example.weight))
     return rows
 
