@@ -77,7 +77,7 @@ class Trigrams:
 async def answers(count: int, bars: Bars) -> dict[str, Any]:
     """Measure accuracy with and without memory."""
     whole = load_config(Config, CONFIG, [f"memory.real={REAL}", "evaluate.sealed=24", "evaluate.frozen=24"])
-    with tempfile.TemporaryDirectory() as scratch, RunDir(Path(scratch) / "run").held() as run:
+    with tempfile.TemporaryDirectory() as scratch, RunDir(Path(scratch) / "run").create().held() as run:
         async with open_session(whole, run, bars) as s:
             await prepare(s)
             tasks = unmet(s, s.environment.tasks(2 * count, SEED))[:count]

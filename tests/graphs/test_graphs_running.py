@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,11 +172,12 @@ def test_a_mistake_is_one_clear_line(run: Callable[..., Result], name: str, args
         run(name, *args)
 
 
-async def test_where_threads_cannot_be_kept_is_said(tmp_path: Path) -> None:
+async def test_where_threads_cannot_be_kept_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="threads cannot be kept"):
         async with open_threads(tmp_path / "file" / "threads.sqlite"):
             pass
+    monkeypatch.setitem(sys.modules, "langgraph.checkpoint.postgres.aio", None)
     with pytest.raises(MissingPackage, match="langgraph-checkpoint-postgres is not installed"):
         async with open_threads("postgresql://nobody@127.0.0.1:9/x"):
             pass

@@ -131,7 +131,9 @@ async def open_threads(place: str | Path) -> AsyncIterator[BaseCheckpointSaver[A
                 await saver.setup()
             except psycopg.OperationalError as error:
                 reason = " ".join(str(error).split())
-                raise UsageError(f"threads cannot be kept in PostgreSQL: {reason}. Check --threads.") from None
+                raise UsageError(
+                    f"threads cannot be kept in PostgreSQL: {reason.rstrip('.?')}. Check --threads."
+                ) from None
             yield saver
         return
     path = Path(place).expanduser()
