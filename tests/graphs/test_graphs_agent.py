@@ -75,7 +75,7 @@ def agent_file(tmp_path: Path, text: str) -> str:
 
 def test_an_agent_with_tools_is_recorded_and_trained(play: Play, tmp_path: Path) -> None:
     changes = {"solver": agent_file(tmp_path, AGENT) + ":agent", "solve": {"bare": 0.5, "samples": 3}}
-    outcome, ledger = play(small(**changes, evaluate={"fresh": 30, "frozen": 12, "sealed": 12}))
+    outcome, ledger = play(small(**changes, evaluate={"fresh": 30, "frozen": 6, "sealed": 4, "two_by_two": 2}))
     assert outcome.champion > 0 and outcome.stop == "rounds"
     episodes = ledger.rows(EpisodeRow, order="id")
     for e in episodes:
@@ -108,7 +108,9 @@ def test_an_agent_with_tools_is_recorded_and_trained(play: Play, tmp_path: Path)
 
 def test_an_agent_without_tools_is_one_turn(play: Play, tmp_path: Path) -> None:
     solver = agent_file(tmp_path, PLAIN) + ":build"
-    outcome, ledger = play(small(solver=solver, rounds=1, evaluate={"fresh": 30, "frozen": 12, "sealed": 12}))
+    outcome, ledger = play(
+        small(solver=solver, rounds=1, propose={"tasks": 10}, evaluate={"fresh": 30, "frozen": 8, "sealed": 4})
+    )
     assert outcome.stop == "rounds"
     episodes = ledger.rows(EpisodeRow)
     assert episodes and all(not e.turns and not e.tools and e.answer == e.text for e in episodes)

@@ -201,7 +201,8 @@ async def _store(w: Workshop, row: SkillRow, skill: Skill) -> None:
     """Put a skill into the library, in the place of its last version. Doing it twice changes nothing."""
     if skill.id not in {one.id for one in await skills_of(w.library)}:
         told = await w.library.add([skill])
-        if why := told.refused.get(skill.id) or told.merged.get(skill.id):
+        if skill.id not in told.added:
+            why = told.refused.get(skill.id) or "a person had it forgotten"
             row.kept, row.reason, row.detail = False, "not_stored", f"the library did not take it: {why}; {row.detail}"
             return
     if skill.parent:
