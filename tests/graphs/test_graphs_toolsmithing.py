@@ -115,7 +115,7 @@ def workshop(box: Sandbox, environment: Environment, tmp_path: Path) -> Iterator
         environment=environment,
         sandbox=box,
         ledger=ledger,
-        library=Shelf(),
+        shelf=Shelf(),
         toolbox=Toolbox(),
         bounds=Bounds(calls=2, turns=4, call_first=True),
         max_tokens=64,
@@ -128,7 +128,7 @@ def under(workshop: Workshop, policy: Policy, library: SkillLibrary | None = Non
     gateway = Gateway(policy)
     gateway.unblock(number)
     config = workshop.config.model_copy(update={"drafts": max(1, len(policy.functions))})
-    return replace(workshop, gateway=gateway, config=config, library=library or workshop.library)
+    return replace(workshop, gateway=gateway, config=config, shelf=library or workshop.shelf)
 
 
 def skill(line: str, **changes: Any) -> Skill:
@@ -151,7 +151,7 @@ async def test_a_skill_enters_when_matched_rollouts_show_its_gain(workshop: Work
     w = under(workshop, policy)
     (row,) = await make_skills(w, FAMILY, EXAMPLES, tasks, round=2)
     assert (row.kept, row.reason, row.kind, row.policy, row.text) == (True, "gain", "made", 3, written(GOOD))
-    (stored,) = await skills_of(w.library)
+    (stored,) = await skills_of(w.shelf)
     assert (stored.id, stored.round, stored.policy, stored.family, stored.version) == (row.skill_id, 2, 3, FAMILY, 1)
     alone = [float(chance(task.question) < 0.3) for task in tasks]
     expected = paired_bootstrap(alone, [1.0] * TASKS, seed=0)
@@ -191,7 +191,7 @@ async def test_what_shows_no_gain_does_not_enter(workshop: Workshop, tasks: list
     w = under(workshop, Policy(written(line), **changes))
     (row,) = await make_skills(w, FAMILY, EXAMPLES, tasks, round=1)
     assert (row.kept, row.reason) == (False, reason), row.detail
-    assert f"on {TASKS} tasks" in row.detail and await skills_of(w.library) == []
+    assert f"on {TASKS} tasks" in row.detail and await skills_of(w.shelf) == []
     assert w.ledger.count(TrialRow) == 2 * TASKS, "it was measured, on tasks that it had not seen"
 
 
@@ -235,10 +235,10 @@ async def test_a_new_version_has_to_beat_the_old_one_and_takes_its_place(worksho
     w = under(workshop, Policy(written(HALF), written(GOOD), written(f"{HALF} or None")))
     rows = await make_skills(w, FAMILY, EXAMPLES, tasks, round=4)
     assert [(r.kept, r.reason) for r in rows] == [(True, "gain"), (True, "gain"), (False, "no_gain")]
-    (stored,) = await skills_of(w.library)
+    (stored,) = await skills_of(w.shelf)
     assert (stored.version, stored.parent, stored.id) == (2, rows[0].skill_id, rows[1].skill_id)
-    assert shelf(w.library).retired.keys() == {rows[0].skill_id}
-    number, reason = shelf(w.library).retired[rows[0].skill_id]
+    assert shelf(w.shelf).retired.keys() == {rows[0].skill_id}
+    number, reason = shelf(w.shelf).retired[rows[0].skill_id]
     assert number == 4 and stored.id in reason
     assert rows[1].evidence["before"] == pytest.approx(rows[0].evidence["after"]), (
         "beside the first, not beside nothing"
@@ -250,7 +250,7 @@ async def test_other_skills_are_there_on_both_sides(workshop: Workshop, tasks: l
     w = under(workshop, Policy(written(GOOD)), Shelf(there))
     (row,) = await make_skills(w, FAMILY, EXAMPLES, tasks, round=1)
     assert (row.kept, row.reason, row.evidence["before"]) == (False, "never_called", 1.0)
-    assert [one.id for one in await skills_of(w.library)] == ["there"]
+    assert [one.id for one in await skills_of(w.shelf)] == ["there"]
 
 
 async def test_a_name_of_another_tool_is_not_given_to_a_skill(workshop: Workshop, tasks: list[Task]) -> None:
@@ -270,20 +270,20 @@ async def test_a_skill_that_harms_is_retired(workshop: Workshop, tasks: list[Tas
     w = under(workshop, Policy(), Shelf(skill(HARMFUL)))
     (row,) = await measure_again(w, tasks, round=6)
     assert (row.kept, row.reason, row.kind, row.skill_id) == (False, "harm", "again", "old")
-    assert row.evidence["high"] < 0 and await skills_of(w.library) == []
-    assert shelf(w.library).retired == {"old": (6, row.detail)}
+    assert row.evidence["high"] < 0 and await skills_of(w.shelf) == []
+    assert shelf(w.shelf).retired == {"old": (6, row.detail)}
 
 
 async def test_a_skill_that_no_longer_gains_is_retired(workshop: Workshop, tasks: list[Task]) -> None:
     w = under(workshop, Policy(own=1.0), Shelf(skill(GOOD)))
     (row,) = await measure_again(w, tasks, round=6)
-    assert (row.kept, row.reason) == (False, "no_gain") and "old" in shelf(w.library).retired
+    assert (row.kept, row.reason) == (False, "no_gain") and "old" in shelf(w.shelf).retired
 
 
 async def test_a_skill_that_gains_stays_and_says_what_was_measured_last(workshop: Workshop, tasks: list[Task]) -> None:
     w = under(workshop, Policy(own=0.5), Shelf(skill(GOOD)))
     (row,) = await measure_again(w, tasks, round=6)
-    (stored,) = await skills_of(w.library)
+    (stored,) = await skills_of(w.shelf)
     assert (row.kept, row.reason) == (True, "no_harm")
     assert stored.gain == (row.evidence["gain"], row.evidence["low"], row.evidence["high"]) != (0.3, 0.1, 0.5)
     assert row.evidence["after"] == 1.0
@@ -294,7 +294,7 @@ async def test_a_gain_that_is_not_shown_again_is_neither_harm_nor_news(workshop:
     w = under(workshop, Policy(own=0.0), Shelf(skill(f"return word[::-1] if word in {words} else 'unknown'")))
     (row,) = await measure_again(w, tasks, round=6)
     assert (row.kept, row.reason) == (True, "no_harm") and row.evidence["gain"] > 0 == row.evidence["low"]
-    (stored,) = await skills_of(w.library)
+    (stored,) = await skills_of(w.shelf)
     assert stored.gain == (0.3, 0.1, 0.5)
 
 
@@ -302,7 +302,7 @@ async def test_a_pinned_skill_is_measured_and_stays(workshop: Workshop, tasks: l
     w = under(workshop, Policy(), Shelf(skill(HARMFUL, pinned=True)))
     (row,) = await measure_again(w, tasks, round=6)
     assert (row.kept, row.reason) == (True, "harm") and row.detail.startswith("pinned by a person")
-    assert [one.id for one in await skills_of(w.library)] == ["old"] and not shelf(w.library).retired
+    assert [one.id for one in await skills_of(w.shelf)] == ["old"] and not shelf(w.shelf).retired
 
 
 async def test_each_is_measured_beside_the_others(workshop: Workshop, tasks: list[Task]) -> None:
@@ -318,7 +318,7 @@ async def test_each_is_measured_on_tasks_of_its_own_family(workshop: Workshop, t
     w = under(workshop, Policy(), Shelf(skill(HARMFUL), far))
     (row,) = await measure_again(w, tasks, round=6, family="gcd")
     assert (row.skill_id, row.kept, row.reason) == ("far", True, "not_measured")
-    assert [one.id for one in await skills_of(w.library)] == ["old", "far"]
+    assert [one.id for one in await skills_of(w.shelf)] == ["old", "far"]
 
 
 # -- going on
@@ -326,7 +326,7 @@ async def test_each_is_measured_on_tasks_of_its_own_family(workshop: Workshop, t
 
 async def test_what_was_killed_goes_on_and_nothing_is_done_twice(workshop: Workshop, tasks: list[Task]) -> None:
     functions = [written(HALF), "no function", written(GOOD)]
-    whole = under(replace(workshop, library=Shelf()), Policy(*functions))
+    whole = under(replace(workshop, shelf=Shelf()), Policy(*functions))
     expected = [row.model_dump() for row in await make_skills(whole, FAMILY, EXAMPLES, tasks, round=1)]
     other = Ledger(Path(str(whole.ledger.url).removeprefix("sqlite:///")).with_name("other.sqlite"))
     policy, library = Policy(*functions), Shelf()
@@ -338,7 +338,7 @@ async def test_what_was_killed_goes_on_and_nothing_is_done_twice(workshop: Works
     policy.fail_after = -1
     found = await make_skills(killed, FAMILY, EXAMPLES, tasks, round=1)
     assert [row.model_dump() for row in found] == expected
-    assert library.kept == shelf(whole.library).kept and library.retired == shelf(whole.library).retired
+    assert library.kept == shelf(whole.shelf).kept and library.retired == shelf(whole.shelf).retired
     before = len(policy.answers)
     assert [row.model_dump() for row in await make_skills(killed, FAMILY, EXAMPLES, tasks, round=1)] == expected
     assert len(policy.answers) == before and other.count(SkillRow) == 5

@@ -16,6 +16,7 @@ from tests.memory.kit import Trigrams, solved
 
 from autotelic.core.errors import UsageError
 from autotelic.memory import Attempted, Lesson, Memory, Query, Skill, open_embedder, usefulness
+from autotelic.memory._index import Index
 from autotelic.memory.ranking import diverse, fuse, within
 
 
@@ -164,6 +165,19 @@ async def test_forgotten_words_leave_the_file(memory: Memory, tmp_path: Path) ->
     with sqlite3.connect(tmp_path / "memory" / "memory.sqlite") as db:
         assert [row[0] for row in db.execute("SELECT term FROM terms WHERE term IN ('quokka', 'slowly')")] == ["slowly"]
     db.close()
+
+
+async def test_the_index_is_built_again_by_a_process_that_never_saw_what_is_forgotten(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await memory.add([solved(1, "gcd of 4 and 6"), solved(2, "gcd of 4 and 8")])
+
+    def here(*_: object) -> None:
+        raise AssertionError("this process wrote the index, and may have left its memory in it")
+
+    monkeypatch.setattr(Index, "put", here)
+    assert await memory.forget(["d1"]) == ["d1"]
+    assert await found(memory, "gcd of 4 and 7") == ["d2"] and await memory.check()
 
 
 async def test_langchain_embeddings_by_config(tmp_path: Path) -> None:

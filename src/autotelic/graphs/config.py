@@ -84,7 +84,7 @@ class MemoryConfig(Frozen):
     that answers it. By it real examples are worked; the memory starts with those that come out right."""
     per_family: int = Field(default=500, ge=1)
     """Bound on what is remembered of one family."""
-    scopes: tuple[str, ...] = ("run",)
+    scopes: tuple[str, ...] = Field(default=("run",), min_length=1)
     """Scopes that the solver sees: `run`, and what was imported or written under `project/NAME` or `user/NAME`."""
     embedder: str = "minilm"
     """Registered embedder, or `package.module:Name` of LangChain embeddings."""

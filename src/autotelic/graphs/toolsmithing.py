@@ -66,7 +66,7 @@ async def measure_again(w: Workshop, tasks: Sequence[Task], *, round: int, famil
     Returns:
         A row for each skill that was measured.
     """
-    for skill in await skills_of(w.library):
+    for skill in await skills_of(w.shelf):
         if family not in (None, skill.family) or skill.round >= round:
             continue
         id_ = f"r{round}/again/{skill.id}"
@@ -75,10 +75,10 @@ async def measure_again(w: Workshop, tasks: Sequence[Task], *, round: int, famil
             row = await _measure(w, id_, skill, [task for task in tasks if task.family == skill.family], round)
             w.ledger.add([row])
         if not row.kept and not skill.pinned:
-            await w.library.retire([skill.id], round=round, reason=row.detail)
+            await w.shelf.retire([skill.id], round=round, reason=row.detail)
         elif row.reason == "no_harm" and row.evidence["low"] > 0:
             gain = (row.evidence["gain"], row.evidence["low"], row.evidence["high"])
-            await w.library.replace(skill.model_copy(update={"gain": gain}))
+            await w.shelf.replace(skill.model_copy(update={"gain": gain}))
     return w.ledger.rows(SkillRow, round=round, kind="again", order="id", **({"family": family} if family else {}))
 
 
@@ -121,7 +121,7 @@ async def _drafts(w: Workshop, family: str, examples: Sequence[tuple[str, str]],
             n=len(ids),
             seed=derive(w.seed, "toolsmith", round, family),
             round=round,
-            known=await skills_of(w.library),
+            known=await skills_of(w.shelf),
             taken=_names(w.toolbox),
         )
         w.ledger.add([_draft_row(id_, family, draft, round) for id_, draft in zip(ids, drafts, strict=True)])
@@ -158,7 +158,7 @@ async def _judge(w: Workshop, id: str, draft: SkillRow, tasks: Sequence[Task], g
         text=draft.text,
     )
     skill = read_draft(draft.text)
-    known = [one for one in await skills_of(w.library) if one.id != skill.id]
+    known = [one for one in await skills_of(w.shelf) if one.id != skill.id]
     try:
         skill = next_version(skill, known, _names(w.toolbox))  # a function before it may have been stored by now
     except Unfit as error:
@@ -178,7 +178,7 @@ async def _judge(w: Workshop, id: str, draft: SkillRow, tasks: Sequence[Task], g
 
 async def _measure(w: Workshop, id: str, skill: Skill, tasks: Sequence[Task], round: int) -> SkillRow:
     """Return what is to be written down about a skill of the library that is measured beside the others."""
-    others = [one for one in await skills_of(w.library) if one.id != skill.id]
+    others = [one for one in await skills_of(w.shelf) if one.id != skill.id]
     trial = await matched_rollouts(w, id, skill, others, others, tasks, w.config.gate)
     decision = _one_policy(trial) or keep_skill(w.config.gate, trial.comparison)
     if skill.pinned and not decision.keep:
@@ -199,14 +199,14 @@ async def _measure(w: Workshop, id: str, skill: Skill, tasks: Sequence[Task], ro
 
 async def _store(w: Workshop, row: SkillRow, skill: Skill) -> None:
     """Put a skill into the library, in the place of its last version. Doing it twice changes nothing."""
-    if skill.id not in {one.id for one in await skills_of(w.library)}:
-        told = await w.library.add([skill])
+    if skill.id not in {one.id for one in await skills_of(w.shelf)}:
+        told = await w.shelf.add([skill])
         if skill.id not in told.added:
             why = told.refused.get(skill.id) or "a person had it forgotten"
             row.kept, row.reason, row.detail = False, "not_stored", f"the library did not take it: {why}; {row.detail}"
             return
     if skill.parent:
-        await w.library.retire([skill.parent], round=row.round, reason=f"{skill.id} took its place: {row.detail}")
+        await w.shelf.retire([skill.parent], round=row.round, reason=f"{skill.id} took its place: {row.detail}")
 
 
 def _one_policy(trial: Trial) -> SkillDecision | None:

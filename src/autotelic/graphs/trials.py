@@ -45,7 +45,7 @@ class Workshop:
     environment: Environment
     sandbox: Sandbox
     ledger: Ledger
-    library: SkillLibrary
+    shelf: SkillLibrary
     toolbox: Toolbox
     """The run's own tools, without skills."""
     bounds: Bounds
@@ -128,7 +128,7 @@ async def open_workshop(s: Session, library: SkillLibrary) -> AsyncIterator[Work
             environment=s.environment,
             sandbox=sandbox,
             ledger=s.ledger,
-            library=library,
+            shelf=library,
             toolbox=s.toolbox,
             bounds=s.config.solve.bounds,
             max_tokens=s.config.solve.max_tokens,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from autotelic.memory.embedder import CachedEmbedder, Embedder, MiniLM
 from autotelic.memory.items import Demonstration, Item, Kind, Lesson, Record, Skill, read_item
 from autotelic.memory.langchain import LangChainEmbedder, open_embedder
-from autotelic.memory.library import KINDS, Added, Memory, Query
+from autotelic.memory.memory import KINDS, Added, Memory, Query
 from autotelic.memory.store import MemoryStore
 from autotelic.memory.usefulness import Attempted, Usefulness, usefulness
 

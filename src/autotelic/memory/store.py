@@ -35,7 +35,7 @@ from autotelic.core.errors import UsageError
 from autotelic.core.words import content_id
 from autotelic.memory._truth import Where
 from autotelic.memory.items import Kind, Record
-from autotelic.memory.library import KINDS, Memory
+from autotelic.memory.memory import KINDS, Memory
 
 __all__ = ["MemoryStore"]
 
