@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from random import Random
+from typing import cast
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -12,7 +13,9 @@ from jsonschema import Draft202012Validator
 from autotelic.agents import Critic, Curator, Proposer, Solver, demonstration_turns
 from autotelic.core.words import Completion, Message, Proposal, Rejection, Task
 from autotelic.environments import Environment, make_environment
-from autotelic.serving import Gateway, Sampling, ScriptedBackend
+from autotelic.graphs.solve import SolveState, build_solve
+from autotelic.memory import Demonstration
+from autotelic.serving import Gateway, Sampling, ScriptedBackend, TooLong
 
 Asked = list[tuple[list[Message], Sampling]]
 FAMILIES = ["gcd", "letter_counting", "spell_backward"]
@@ -41,6 +44,19 @@ class Scripted(ScriptedBackend):
         found = await super().complete(messages, sampling, policy)
         ends = list(self._finish) or ["stop"] * len(found)
         return [one.model_copy(update={"finish_reason": end}) for one, end in zip(found, ends, strict=True)]
+
+
+class Small(Scripted):
+    """A model whose context holds so many words."""
+
+    def __init__(self, *texts: str, room: int) -> None:
+        super().__init__(*texts)
+        self._room = room
+
+    async def complete(self, messages: Sequence[Message], sampling: Sampling, policy: int | None) -> list[Completion]:
+        if (words := sum(len(m.content.split()) for m in messages)) > self._room:
+            raise TooLong(f"{words} words, room for {self._room}")
+        return await super().complete(messages, sampling, policy)
 
 
 def through(backend: Scripted) -> Gateway:
@@ -77,6 +93,40 @@ def test_turns_keep_the_texts_as_they_are() -> None:
         Message(role="assistant", content="a "),
     )
     assert demonstration_turns([]) == ()
+
+
+async def test_what_does_not_fit_the_model_is_left_out_the_nearest_example_last(
+    environment: Environment, task: Task
+) -> None:
+    shown = [
+        Demonstration.of(task).model_copy(update={"id": name, "question": f"{name} {'word ' * 20}"})
+        for name in ("near", "far", "farther")
+    ]
+    bare = sum(len(m.content.split()) for m in Solver(through(Scripted("x")), environment).messages(task))
+
+    async def attempt(room: int) -> SolveState:
+        solver = Solver(through(Small(str(task.answer), room=room)), environment)
+        state: SolveState = {"task": task, "recalled": shown, "sampling": Sampling(n=2)}
+        return cast(SolveState, await build_solve(solver).ainvoke(state))
+
+    one = await attempt(bare + 30)
+    assert [d.id for d in one["recalled"]] == ["near"] and len(one["messages"]) == 4
+    assert [a.score for a in one["attempts"]] == [1.0, 1.0]
+    none = await attempt(bare - 1)
+    assert [(a.answer, a.score, a.reason) for a in none["attempts"]] == [(None, 0.0, "too_long")] * 2
+    assert [a.completion.policy for a in none["attempts"]] == [5, 5] and not none["recalled"]
+
+
+async def test_no_role_ends_a_run_over_a_task_that_does_not_fit(environment: Environment) -> None:
+    gateway = through(Small("x", room=3))
+    critique = await Critic(gateway).judge("t", "q", "a", seed=0)
+    assert (critique.verdict, critique.reason) == (None, "too_long")
+    assert (await Curator(gateway).review("t", "q", "a", seed=0)).keep is None
+    assert await Curator(gateway).lesson("q", "r", "w", seed=0) is None
+    drafts = await Proposer(gateway, environment, max_tokens=9, temperature=1.0).draft([], n=2, seed=0)
+    assert [draft.completion.finish_reason for draft in drafts] == ["too_long"] * 2
+    with pytest.raises(TooLong, match="room for 3"):
+        await gateway.complete([Message(role="user", content="a b c d")])
 
 
 async def test_attempts_are_judged_by_the_environment_one_by_one(environment: Environment, task: Task) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from autotelic.agents import Bounds, ToolLoop
 from autotelic.core.words import Completion, Message, ToolCall
-from autotelic.serving import Gateway, Sampling, ScriptedBackend
+from autotelic.serving import Gateway, Sampling, ScriptedBackend, TooLong
 from autotelic.tools import Toolbox, tool
 
 QUESTION = [Message(role="user", content="What is 2 + 3, and 4 + 5?")]
@@ -165,6 +165,19 @@ async def test_a_turn_that_was_cut_off_ends_the_answer() -> None:
     loop = ToolLoop(Gateway(Cut(lambda _m, _s: ['{"answer":"half'])), Toolbox([add]))
     talk = await loop.answer(QUESTION, Sampling())
     assert (talk.answer, talk.reason, len(talk.turns)) == (None, "truncated", 1)
+
+
+@pytest.mark.parametrize(("turns", "made"), [(0, 0), (1, 1)])
+async def test_a_conversation_that_outgrows_the_model_ends(turns: int, made: int) -> None:
+    class Small(ScriptedBackend):
+        async def complete(self, messages: Sequence[Message], *args: Any) -> list[Completion]:
+            if len(messages) > 2 * turns:
+                raise TooLong("no room")
+            return await super().complete(messages, *args)
+
+    loop = ToolLoop(Gateway(Small(lambda _m, _s: [calling({"left": 2, "right": 3})])), Toolbox([add]))
+    talk = await loop.answer(QUESTION, Sampling())
+    assert (talk.answer, talk.reason, len(talk.turns), len(talk.calls)) == (None, "too_long", 1, made)
 
 
 async def test_a_model_that_gives_calls_apart_gets_results_by_their_ids() -> None:

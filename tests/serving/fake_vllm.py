@@ -3,10 +3,9 @@
     python fake_vllm.py MODEL_DIRECTORY CONTROL_DIRECTORY PORT
 
 The log-probability of a sequence's j-th token is minus the number minus j/100. Files in the control directory change
-what it does: `fail` (a count: so many chats get status 500), `refuse` (chats get 400), `die` (the next chat kills it),
-`stale` (a reload does nothing), `break` (a reload gets 500), `hold` (chats wait while it exists), `cut`
-(a streamed answer breaks off). It writes `held` when
-a chat waits, and every path that was posted to `calls`.
+what it does: `fail` (a count: so many chats get status 500), `refuse` (chats get 400, with its text), `die` (the next
+chat kills it), `stale` (a reload does nothing), `break` (a reload gets 500), `hold` (chats wait while it exists), `cut`
+(a streamed answer breaks off). It writes `held` when a chat waits, and every path that was posted to `calls`.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
             (CONTROL / "die").unlink()
             os._exit(9)
         if (CONTROL / "refuse").exists():
-            return self.reply(400, {"error": "too long"})
+            return self.reply(400, {"error": (CONTROL / "refuse").read_text()})
         if (count := int((CONTROL / "fail").read_text() if (CONTROL / "fail").exists() else 0)) > 0:
             (CONTROL / "fail").write_text(str(count - 1))
             return self.reply(500, {"error": "broken"})

@@ -9,7 +9,16 @@ from langchain_core.messages import HumanMessage, SystemMessage
 
 from autotelic.core.errors import DeliveryError, ServingError, UsageError
 from autotelic.core.words import Message
-from autotelic.serving import Gateway, LiteLLMBackend, LocalBackend, Sampling, ScriptedBackend
+from autotelic.serving import (
+    TOO_LONG,
+    Gateway,
+    LiteLLMBackend,
+    LocalBackend,
+    Refused,
+    Sampling,
+    ScriptedBackend,
+    TooLong,
+)
 from autotelic.serving.chat_model import PolicyChatModel
 
 ASK = [Message(role="user", content="two words")]
@@ -98,6 +107,17 @@ async def test_a_refused_request_is_not_tried_again(gateway: Gateway, bench: Any
     with pytest.raises(ServingError, match="status 400"):
         await gateway.complete(ASK)
     assert gateway.counters.retries == 0
+
+
+async def test_a_prompt_without_room_for_an_answer_is_told_apart(gateway: Gateway, bench: Any) -> None:
+    bench.set("refuse", "This model's maximum context length is 2048 tokens. However, you requested 2049")
+    with pytest.raises(TooLong, match=r"serving\.max_model_len"):
+        await gateway.complete(ASK)
+    found = await gateway.attempt(ASK, Sampling(n=2))
+    assert [(one.text, one.finish_reason) for one in found] == [("", TOO_LONG)] * 2
+    bench.set("refuse", "no such schema")
+    with pytest.raises(Refused, match="no such schema"):
+        await gateway.attempt(ASK, Sampling())
 
 
 async def test_a_lost_connection_is_tried_again_then_reported(gateway: Gateway, bench: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from autotelic.agents.solver import NO_ANSWER
 from autotelic.core.words import Completion, Critique, Frozen, Message
 from autotelic.serving import Gateway, Sampling
 
@@ -61,13 +62,12 @@ class Critic:
     async def judge(self, trajectory_id: str, question: str, answer: str, *, seed: int) -> Critique:
         """Return the critique of one answer; a critique without a verdict says why."""
         sampling = Sampling(n=self._samples, seed=seed, max_tokens=self._max_tokens, temperature=1.0, schema=SCHEMA)
-        completions = await self._gateway.complete(list(self.messages(question, answer)), sampling)
+        completions = await self._gateway.attempt(list(self.messages(question, answer)), sampling)
         judgements = [j for c in completions if (j := _parse(c)) is not None]
         if not judgements:
-            cut = all(c.finish_reason == "length" for c in completions)
-            return Critique(
-                trajectory_id=trajectory_id, verdict=None, confidence=None, reason="truncated" if cut else "malformed"
-            )
+            ends = {NO_ANSWER.get(c.finish_reason, "malformed") for c in completions}
+            reason = ends.pop() if len(ends) == 1 else "malformed"
+            return Critique(trajectory_id=trajectory_id, verdict=None, confidence=None, reason=reason)
         confidence = sum(j.verdict == "right" for j in judgements) / len(judgements)
         verdict: Literal["right", "wrong"] = "right" if confidence > 0.5 else "wrong"
         said = next((j for j in judgements if j.verdict == verdict), judgements[0])

@@ -71,7 +71,7 @@ class Curator:
             Message(role="user", content=f"Example:\n{question}\n\nAnswer:\n{answer}\n\nKeep this example?"),
         ]
         sampling = Sampling(n=self._samples, seed=seed, max_tokens=24, temperature=1.0, schema=SCHEMA)
-        opinions = [o for c in await self._gateway.complete(messages, sampling) if (o := _parse(c)) is not None]
+        opinions = [o for c in await self._gateway.attempt(messages, sampling) if (o := _parse(c)) is not None]
         if not opinions:
             return Review(item_id=item_id, keep=None)
         keep = sum(o.keep for o in opinions) / len(opinions)
@@ -87,7 +87,7 @@ class Curator:
         shown = f"Question:\n{question}\n\nRight answer:\n{right}\n\nWrong answer:\n{wrong}\n\nThe lesson?"
         messages = [Message(role="system", content=LESSON), Message(role="user", content=shown)]
         sampling = Sampling(n=1, seed=seed, max_tokens=96, temperature=0.7, schema=LESSON_SCHEMA)
-        (completion,) = await self._gateway.complete(messages, sampling)
+        (completion,) = await self._gateway.attempt(messages, sampling)
         try:
             return " ".join(str(json.loads(completion.text)["advice"]).split()) or None
         except (ValueError, KeyError, TypeError):  # cut off by the token limit

@@ -56,5 +56,5 @@ class Proposer:
             temperature=self._temperature,
             schema=self._environment.proposal_schema(),
         )
-        completions = await self._gateway.complete(list(self.messages(examples)), sampling)
+        completions = await self._gateway.attempt(list(self.messages(examples)), sampling)
         return [Draft(completion, self.messages()) for completion in completions]

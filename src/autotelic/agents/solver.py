@@ -15,9 +15,12 @@ from autotelic.agents.tool_loop import CallRecord, ToolLoop, Turn
 from autotelic.core.seeds import derive
 from autotelic.core.words import Completion, Message, Task
 from autotelic.environments import Environment
-from autotelic.serving import Gateway, Sampling
+from autotelic.serving import TOO_LONG, Gateway, Sampling
 
-__all__ = ["Attempt", "Solver", "demonstration_turns"]
+__all__ = ["NO_ANSWER", "Attempt", "Solver", "advised", "demonstration_turns"]
+
+NO_ANSWER = {"length": "truncated", TOO_LONG: TOO_LONG}
+"""Reasons why a completion is no answer, by how it ended."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,8 @@ class Solver:
 
     def messages(self, task: Task, examples: Sequence[Message] = (), advice: Sequence[str] = ()) -> tuple[Message, ...]:
         """Return the prompt: system with lessons, the turns of solved examples, the task."""
-        learned = "".join(f"\n- {line}" for line in advice)
-        system = self._environment.system_prompt(task) + (f"\n\nAdvice from experience:{learned}" if learned else "")
         return (
-            Message(role="system", content=system),
+            Message(role="system", content=advised(self._environment.system_prompt(task), advice)),
             *examples,
             Message(role="user", content=task.question),
         )
@@ -70,17 +71,17 @@ class Solver:
 
         Returns:
             One attempt per sample. An answer that was cut off is `truncated` and never right: what it would have been
-            is not known.
+            is not known. To a prompt beyond the model's context there is none: `too_long`.
         """
         if self._loop is not None:
             loop = await self._loop.narrowed(task.question)
             return await asyncio.gather(*(self._converse(loop, task, messages, sampling, i) for i in range(sampling.n)))
-        completions = await self._gateway.complete(list(messages), sampling)
+        completions = await self._gateway.attempt(messages, sampling)
         return [await self._judge(task, completion) for completion in completions]
 
     async def _judge(self, task: Task, completion: Completion) -> Attempt:
-        if completion.finish_reason == "length":
-            return Attempt(completion, None, 0.0, "truncated")
+        if completion.finish_reason in NO_ANSWER:
+            return Attempt(completion, None, 0.0, NO_ANSWER[completion.finish_reason])
         answer = self._environment.parse(task, completion.text)
         checked = await self._environment.check(task, answer)
         return Attempt(completion, answer, checked.score, checked.reason)
@@ -98,13 +99,19 @@ class Solver:
         made = [turn.completion for turn in talk.turns]
         counts = {name: sum(getattr(c, name) for c in made) for name in ("prompt_tokens", "completion_tokens")}
         last = made[-1].model_copy(update=counts)
-        spoken = max(at for at, turn in enumerate(turns) if turn["role"] == "assistant")
+        spoken = max((at for at, turn in enumerate(turns) if turn["role"] == "assistant"), default=0)
         rest: dict[str, Any] = {"turns": turns[:spoken], "calls": tuple(talk.calls), "tools": loop.offered}
         if talk.answer is None:
             return Attempt(last, None, 0.0, talk.reason, **rest)
         answer = self._environment.parse(task, talk.answer)
         checked = await self._environment.check(task, answer)
         return Attempt(last, answer, checked.score, checked.reason, **rest)
+
+
+def advised(system: str, advice: Sequence[str]) -> str:
+    """Return a system prompt with lessons after it."""
+    learned = "".join(f"\n- {line}" for line in advice)
+    return f"{system}\n\nAdvice from experience:{learned}" if learned else system
 
 
 def demonstration_turns(pairs: Sequence[tuple[str, str]]) -> tuple[Message, ...]:

@@ -13,13 +13,12 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from pydantic import Field
 
 from autotelic.core.dialect import read_turn, turn_schema
 from autotelic.core.words import Completion, Frozen, Message, ToolCall
-from autotelic.serving import Gateway, OnText, Sampling
+from autotelic.serving import TOO_LONG, Gateway, OnText, Sampling, TooLong
 from autotelic.tools import Tool, Toolbox, ToolResult
 
 __all__ = ["Bounds", "CallRecord", "Conversation", "Picker", "ToolLoop", "Turn"]
@@ -86,8 +85,9 @@ class Conversation:
     turns: list[Turn] = field(default_factory=list)
     calls: list[CallRecord] = field(default_factory=list)
     answer: str | None = None
-    reason: Literal["ok", "truncated", "no_answer"] = "no_answer"
-    """`ok`; `truncated`: a turn was cut off by its token limit; `no_answer`: the turns were spent."""
+    reason: str = "no_answer"
+    """`ok`; `truncated`: a turn was cut off by its token limit; `no_answer`: the turns were spent; `too_long`: the
+    conversation outgrew the model's context."""
 
 
 class ToolLoop:
@@ -126,7 +126,12 @@ class ToolLoop:
         """Go on from `messages` to an answer. `sampling.n` must be 1: each conversation goes its own way."""
         talk = Conversation(list(messages))
         while len(talk.turns) < self.bounds.turns:
-            turn = await self.turn(talk.messages, talk.calls, sampling)
+            try:
+                turn = await self.turn(talk.messages, talk.calls, sampling)
+            except TooLong:
+                talk.reason = TOO_LONG
+                talk.turns = talk.turns or [Turn(Completion(text="", finish_reason=TOO_LONG))]
+                break
             talk.turns.append(turn)
             talk.messages += turn.messages
             if turn.completion.finish_reason == "length":

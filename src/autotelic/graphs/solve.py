@@ -14,7 +14,7 @@ from langgraph.graph import END, START, StateGraph
 from autotelic.agents import Attempt, Solver
 from autotelic.core.words import Message, Task
 from autotelic.memory import Demonstration, Lesson
-from autotelic.serving import Sampling
+from autotelic.serving import TOO_LONG, Sampling
 
 __all__ = ["SolveState", "build_solve"]
 
@@ -48,12 +48,17 @@ def build_solve(solver: Solver, recall: Recall | None = None) -> Any:
         return {"recalled": await recall(state["task"]) if recall else []}
 
     async def draft(state: SolveState) -> SolveState:
-        task = state["task"]
-        examples = [m for one in state["recalled"] if isinstance(one, Demonstration) for m in one.messages]
-        advice = [one.advice for one in state["recalled"] if isinstance(one, Lesson)]
-        messages = solver.messages(task, examples, advice)
-        attempts = await solver.attempt(task, messages, state["sampling"])
-        return {"messages": messages, "bare_messages": solver.messages(task), "attempts": attempts}
+        task, recalled = state["task"], list(state["recalled"])
+        while True:
+            examples = [m for one in recalled if isinstance(one, Demonstration) for m in one.messages]
+            advice = [one.advice for one in recalled if isinstance(one, Lesson)]
+            messages = solver.messages(task, examples, advice)
+            attempts = await solver.attempt(task, messages, state["sampling"])
+            if not recalled or any(attempt.reason != TOO_LONG for attempt in attempts):
+                break
+            recalled.pop()  # the nearest come first
+        bare = solver.messages(task)
+        return {"recalled": recalled, "messages": messages, "bare_messages": bare, "attempts": attempts}
 
     graph = StateGraph(SolveState)
     graph.add_node("recall", find)

@@ -11,18 +11,20 @@ from autotelic.serving.backends import (
     Sampling,
     ScriptedBackend,
     Streaming,
+    TooLong,
     Unavailable,
 )
 from autotelic.serving.canary import Indistinguishable, Tolerance, difference, prove, server_logprobs
 from autotelic.serving.config import ServingConfig
 from autotelic.serving.delivery import DeliveryKind, PolicyServer
 from autotelic.serving.endpoint import Endpoint, Exchange, Recording, open_endpoint
-from autotelic.serving.gateway import Counters, Gateway
+from autotelic.serving.gateway import TOO_LONG, Counters, Gateway
 from autotelic.serving.model import DEFAULT_MODEL, ModelFiles, cache_dir, resolve_model
 from autotelic.serving.server import VLLMServer
 
 __all__ = [
     "DEFAULT_MODEL",
+    "TOO_LONG",
     "Backend",
     "Counters",
     "DeliveryKind",
@@ -42,6 +44,7 @@ __all__ = [
     "ServingConfig",
     "Streaming",
     "Tolerance",
+    "TooLong",
     "Unavailable",
     "VLLMServer",
     "cache_dir",

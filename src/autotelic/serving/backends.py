@@ -27,11 +27,14 @@ __all__ = [
     "Sampling",
     "ScriptedBackend",
     "Streaming",
+    "TooLong",
     "Unavailable",
 ]
 
 T = TypeVar("T")
 _CHAT = "/v1/chat/completions"
+_TOO_LONG = "maximum context length"
+"""What vLLM says, whether the prompt alone is too long or leaves too little room for `max_tokens`."""
 
 # vLLM closes an idle connection after five seconds; we give it up before, so as not to send into its closing.
 _ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=3.0)
@@ -83,6 +86,10 @@ class Unavailable(Exception):
 
 class Refused(ServingError):
     """The server will not answer this request, however often it is asked."""
+
+
+class TooLong(Refused):
+    """The prompt leaves no room for an answer in the model's context."""
 
 
 class Backend(Protocol):
@@ -209,10 +216,10 @@ class LocalBackend:
         if response.status_code >= 500 or response.status_code in (408, 429):
             raise Unavailable(f"{path}: status {response.status_code}: {response.text[:300]}")
         if response.status_code >= 400:
-            raise Refused(
-                f"the model server refused {path} with status {response.status_code}: {response.text[:500]} "
-                "Change the request: a prompt may be too long for serving.max_model_len, or a schema not supported."
-            )
+            said = f"the model server refused {path} with status {response.status_code}: {response.text[:500]} "
+            if _TOO_LONG in response.text:
+                raise TooLong(f"{said}Shorten the prompt, or raise serving.max_model_len.")
+            raise Refused(f"{said}Change the request: a schema may not be supported.")
         return found
 
     async def aclose(self) -> None:
@@ -289,8 +296,10 @@ class LiteLLMBackend:
             return await litellm.acompletion(**self._call, **body, drop_params=True)
         except litellm.exceptions.AuthenticationError as error:
             raise UsageError(f"{self._call['model']} refused the key: {error}. Set the provider's API key.") from None
+        except litellm.exceptions.ContextWindowExceededError as error:
+            raise TooLong(f"{self._call['model']}: {error}. Shorten the prompt.") from None
         except (litellm.exceptions.BadRequestError, litellm.exceptions.NotFoundError) as error:
-            raise ServingError(f"{self._call['model']} refused the request: {error}. Check the model's name.") from None
+            raise Refused(f"{self._call['model']} refused the request: {error}. Check the model's name.") from None
         except Exception as error:
             # LiteLLM's other errors (time-out, connection, rate limit, 5xx) share no class of their own.
             raise Unavailable(f"{self._call['model']}: {type(error).__name__}: {error}") from error

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 
 from autotelic.core.errors import DeliveryError, ServingError
 from autotelic.core.words import Completion, Message
-from autotelic.serving.backends import Backend, OnText, Sampling, Streaming, Unavailable
+from autotelic.serving.backends import Backend, OnText, Sampling, Streaming, TooLong, Unavailable
 
-__all__ = ["Counters", "Gateway"]
+__all__ = ["TOO_LONG", "Counters", "Gateway"]
+
+TOO_LONG = "too_long"
+"""How a completion ends, and why there is no answer, where the prompt did not fit the model."""
 
 
 @dataclass
@@ -80,6 +83,7 @@ class Gateway:
 
         Raises:
             DeliveryError: no policy is proved, because the last delivery failed.
+            TooLong: the prompt leaves no room for an answer.
             ServingError: the server refused the request, or gave no answer in all attempts.
         """
         sampling = sampling if sampling is not None else Sampling()
@@ -89,6 +93,16 @@ class Gateway:
         self.counters.prompt_tokens += found[0].prompt_tokens
         self.counters.completion_tokens += sum(completion.completion_tokens for completion in found)
         return found
+
+    async def attempt(self, messages: Sequence[Message], sampling: Sampling) -> list[Completion]:
+        """Like `complete`, but a prompt that is too long gives empty completions that ended by `too_long`.
+
+        For bulk work, where one task that does not fit the model is a task it cannot do and must not end the rest.
+        """
+        try:
+            return await self.complete(messages, sampling)
+        except TooLong:
+            return [Completion(text="", finish_reason=TOO_LONG, policy=self.policy)] * sampling.n
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[None]:
