@@ -6,6 +6,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from autotelic.core.plugins import load_source
 from autotelic.core.words import Message, Role, TrainingExample
 from autotelic.environments import make_environment, solved
 from autotelic.graphs import Config, GraphContext, Outcome, build_ask
+from autotelic.memory import Demonstration, Lesson, Memory
 from autotelic.serving import Gateway, Sampling, ScriptedBackend
 from autotelic.store import EpisodeRow, EvaluationRow, ExampleRow, Ledger, ToolCallRow
 from autotelic.tools import Tool, Toolbox, open_toolbox
@@ -131,6 +133,38 @@ async def test_a_question_is_offered_a_few_tools_too() -> None:
     for question, name in (("the divisor of 6", "divisor"), ("what are dates", "dates")):
         assert (await graph.ainvoke({"question": question}))["answer"] == "6"
         assert [tool["function"]["name"] for tool in asked[-1].tools] == [name]
+
+
+async def test_a_question_gets_examples_and_lessons_from_the_scopes_that_may_be_seen(tmp_path: Path) -> None:
+    asked: list[Sequence[Message]] = []
+
+    def say(messages: Sequence[Message], _: Sampling) -> list[str]:
+        asked.append(messages)
+        return ["6"]
+
+    place: Any = {"environment": "e", "family": "gcd", "round": 0, "policy": 0}
+    example = Demonstration(
+        id="d", task_id="d", question="the divisor of 4 and 8", answer="4", score=1.0, trajectory_id="d", **place
+    )
+    lesson = Lesson(
+        id="l", situation="a divisor of two numbers", advice="Try small ones.", right=("r",), wrong=("w",), **place
+    )
+    own = lesson.model_copy(update={"id": "o", "advice": "Mine: ask twice.", "scope": "user/ada"})
+    memory = await Memory.open(tmp_path / "memory", HashedWords())
+    try:
+        await memory.add([example, lesson, own])
+        gateway = Gateway(ScriptedBackend(say))
+        context = GraphContext(gateway, memory=memory, demonstrations=2, lessons=2)
+        for scopes, advice in (("run",), {"Try small ones."}), (("user",), {"Mine: ask twice."}):
+            state = await build_ask(replace(context, scopes=scopes)).ainvoke({"question": "the divisor of 6 and 9"})
+            lines = {line[2:] for line in asked[-1][0].content.split("\n") if line.startswith("- ")}
+            assert lines == advice
+            assert state["memory_ids"] == (["d", "l"] if scopes == ("run",) else ["o"])
+            assert [m.content for m in asked[-1][1:3]] == (
+                ["the divisor of 4 and 8", "4"] if scopes == ("run",) else ["the divisor of 6 and 9"]
+            )
+    finally:
+        await memory.aclose()
 
 
 async def _nothing(_: dict[str, Any]) -> str:

@@ -249,7 +249,12 @@ async def graph_context(source: Source, *, tools: ToolsConfig, progress: Progres
         else:
             gateway = await _model_gateway(stack, source.model, progress)
         context = GraphContext(gateway, memory=memory, toolbox=toolbox)
-        yield replace(context, demonstrations=config.memory.demonstrations) if memory is not None else context
+        if memory is not None:
+            seen = config.memory
+            context = replace(
+                context, demonstrations=seen.demonstrations, lessons=seen.lessons, scopes=tuple(seen.scopes)
+            )
+        yield context
 
 
 async def _champion_gateway(stack: AsyncExitStack, config: Config, run: RunDir, progress: Progress) -> Gateway:

@@ -12,13 +12,13 @@ from typing import Any, TypedDict
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 
-from autotelic.agents import Bounds, CallRecord, Picker, ToolLoop
+from autotelic.agents import Bounds, CallRecord, Picker, ToolLoop, advised
 from autotelic.core.dialect import answering
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Message, ToolCall
 from autotelic.environments import plain_answer
 from autotelic.graphs.session import as_dicts
-from autotelic.memory import Demonstration, Memory, Query
+from autotelic.memory import Kind, Memory, Query
 from autotelic.serving import Gateway, Sampling
 from autotelic.tools import Toolbox
 
@@ -35,11 +35,15 @@ class GraphContext:
     gateway: Gateway
     """Where model calls go."""
     memory: Memory | None = None
-    """Demonstrations of a run, if one was named."""
+    """What a run remembers, if one was named."""
     toolbox: Toolbox = field(default_factory=Toolbox)
     """Tools, and which of them may be called."""
     demonstrations: int = 3
     """Solved examples taken from the memory."""
+    lessons: int = 0
+    """Lessons taken from the memory."""
+    scopes: tuple[str, ...] = ("run",)
+    """Scopes of the memory that may be seen."""
     bounds: Bounds = field(default_factory=lambda: Bounds(calls=4, turns=6, call_first=True))
     """How far one answer may go."""
     max_tokens: int = 256
@@ -72,16 +76,19 @@ def build_ask(context: GraphContext) -> Any:
         asked = as_dicts([Message(role="user", content=state["question"])])
         if said := state.get("messages"):  # the thread goes on
             return {"messages": [*said, *asked], "calls": [], "turns": 0}
-        found: list[Demonstration] = []
-        if context.memory is not None:
-            found = (await context.memory.retrieve([Query(state["question"])], context.demonstrations))[0]
+        found = await remembered(state["question"], "demonstration", context.demonstrations)
+        lessons = await remembered(state["question"], "lesson", context.lessons)
         if spoken:
             found = [d if d.turns else d.model_copy(update={"said": answering(d.answer)}) for d in found]
-        messages = [
-            Message(role="system", content=TOOLED if loop.offered else PLAIN),
-            *(m for d in found for m in d.messages),
-        ]
-        return {"messages": [*as_dicts(messages), *asked], "memory_ids": [d.id for d in found], "calls": [], "turns": 0}
+        system = advised(TOOLED if loop.offered else PLAIN, [one.advice for one in lessons])
+        messages = [Message(role="system", content=system), *(m for d in found for m in d.messages)]
+        ids = [one.id for one in (*found, *lessons)]
+        return {"messages": [*as_dicts(messages), *asked], "memory_ids": ids, "calls": [], "turns": 0}
+
+    async def remembered(question: str, kind: Kind, k: int) -> list[Any]:
+        if context.memory is None or not k:
+            return []
+        return (await context.memory.retrieve([Query(question, kinds=(kind,), scopes=context.scopes)], k))[0]
 
     async def draft(state: AskState) -> AskState:
         sampling = Sampling(temperature=0.0, max_tokens=context.max_tokens)
