@@ -20,6 +20,7 @@ from autotelic.store import (
     AlarmRow,
     DeliveryRow,
     EvaluationRow,
+    ExampleRow,
     GateRow,
     Ledger,
     NodeRow,
@@ -147,6 +148,10 @@ def test_patience_counts_from_the_last_promotion(play: Play) -> None:
     assert outcome == Outcome(champion=1, stop="patience")
     assert [g.round for g in ledger.rows(GateRow) if g.promoted] == [1]
     assert set(ledger.column(NodeRow, "round", node="gate")) == {1, 2, 3, 4}
+    new = {r: set(ledger.column(ExampleRow, "id", round=r, origin="new")) for r in range(1, 5)}
+    carried = {r: set(ledger.column(ExampleRow, "id", round=r, origin="carried")) for r in range(1, 5)}
+    assert carried == {1: set(), 2: set(), 3: new[2], 4: new[2] | new[3]} and new[2]
+    assert set(ledger.column(ExampleRow, "id", round=4, origin="replay")) <= new[1]
 
 
 def test_a_round_that_would_not_fit_is_not_begun(play: Play) -> None:

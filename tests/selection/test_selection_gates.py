@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Role, Task, TrainingExample, content_id
 from autotelic.selection import (
+    Answered,
     Balanced,
     Candidate,
     Drop,
@@ -26,7 +27,9 @@ from autotelic.selection import (
     exact_duplicates,
     family_quota,
     learnable_band,
+    luck,
     max_examples,
+    more_than_luck,
     near_duplicates,
     per_task_cap,
     replay,
@@ -65,6 +68,36 @@ def test_the_band_is_open_at_both_ends() -> None:
     rows = [candidate(str(i), solve_rate=rate) for i, rate in enumerate([0.0, 0.1, 0.9, 1.0, None])]
     assert reasons(learnable_band(), *rows) == {"0": "unsolved", "3": "too_easy", "4": "no_solve_rate"}
     assert set(reasons(learnable_band(0.1, 0.9), *rows)) == {"0", "1", "2", "3", "4"}
+
+
+def attempts(task: str, *answers: str, key: str, family: str = "gcd") -> list[Answered]:
+    return [Answered(task_id=task, family=family, answer=a, right=a == key) for a in answers]
+
+
+def test_luck_is_what_the_answers_to_other_tasks_would_have_got_right() -> None:
+    habit = [one for i in range(4) for one in attempts(f"other{i}", "1", "1", "2", "3", key="9")]
+    guessed = attempts("guessed", "1", "1", "2", "7", key="1")
+    read = attempts("read", "18", "18", "1", "2", key="18")
+    alone = attempts("alone", "5", "6", key="5", family="spell")
+    found = luck([*habit, *guessed, *read, *alone])
+    q = (8 + 1) / 20  # "1" among the 16 answers to the others and the 4 of `read`
+    assert found == {
+        "guessed": pytest.approx(1 - (1 - q) ** 4 - 4 * q * (1 - q) ** 3),
+        "read": 0.0,
+        "alone": 0.0,
+    }
+    rows = [candidate(name, luck=found[name]) for name in found]
+    assert reasons(more_than_luck(0.2), *rows) == {"guessed": "lucky"}
+    assert reasons(more_than_luck(1.0), *rows) == {}
+
+
+@given(st.lists(st.sampled_from("12345"), min_size=1, max_size=8), st.lists(st.sampled_from("123"), max_size=8))
+def test_luck_is_a_probability_and_grows_with_the_habit(own: list[str], other: list[str]) -> None:
+    def of(*habit: str) -> float:
+        rows = [*attempts("own", *own, key="1"), *attempts("other", *other, *habit, key="9")]
+        return luck(rows).get("own", 0.0)
+
+    assert 0.0 <= of("2") <= of("1") <= of("1", "1") <= 1.0
 
 
 def test_exact_duplicates_of_history_and_batch() -> None:
@@ -163,6 +196,7 @@ def test_misuse_is_named() -> None:
         lambda: per_task_cap(0),
         lambda: learnable_band(1, 0),
         lambda: answer_share(0),
+        lambda: more_than_luck(0),
         lambda: near_duplicates([], 2),
         lambda: contamination([], 0),
     ]

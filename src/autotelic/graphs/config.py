@@ -112,10 +112,15 @@ class CurateConfig(Frozen):
     """Bound on new solver examples a round."""
     per_task: int = Field(default=1, ge=1)
     """Right trajectories kept of one task."""
+    per_family: int = Field(default=200, ge=1)
+    """Bound on new solver examples of one family a round."""
     max_proposals: int = Field(default=60, ge=1)
     """Bound on new proposer examples a round."""
     answer_share: float = Field(default=0.3, gt=0, le=1)
     """Largest share that one answer may have of a family's new rows, so that a lucky guess does not become a habit."""
+    luck: float = Field(default=0.2, gt=0, le=1)
+    """Tasks that a trained champion may have solved by guessing with a higher probability than this are left out; 1
+    keeps all. The base's guesses are kept: they teach the form of an answer."""
     near_duplicate: float = Field(default=0.8, gt=0, le=1)
     """Similarity from which two examples are the same one."""
     contamination: float = Field(default=0.7, gt=0, le=1)

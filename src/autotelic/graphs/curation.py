@@ -21,6 +21,7 @@ from autotelic.graphs.remembering import learn_lessons, retire_harmful
 from autotelic.graphs.session import Session, as_dicts
 from autotelic.memory import Demonstration
 from autotelic.selection import (
+    Answered,
     Candidate,
     Drop,
     Gate,
@@ -29,8 +30,11 @@ from autotelic.selection import (
     answer_share,
     contamination,
     exact_duplicates,
+    family_quota,
     learnable_band,
+    luck,
     max_examples,
+    more_than_luck,
     near_duplicates,
     per_task_cap,
     replay,
@@ -39,7 +43,7 @@ from autotelic.selection import (
 from autotelic.selection import (
     curate as pass_gates,
 )
-from autotelic.store import CurationRow, EpisodeRow, ExampleRow, ProposalRow, SuiteRow, TaskRow
+from autotelic.store import CurationRow, EpisodeRow, ExampleRow, PolicyRow, ProposalRow, SuiteRow, TaskRow
 
 __all__ = ["curate"]
 
@@ -55,11 +59,14 @@ async def curate(s: Session, round: int, champion: int) -> dict[str, Any]:
         rates = _solve_rates(episodes)
         candidates = _solver_candidates(episodes, tasks, rates, round, plain=s.plain)
         candidates += _proposer_candidates(s, rates, round)
+        if champion:
+            guessed = _luck(episodes)
+            candidates = [c.model_copy(update={"luck": guessed.get(c.task_id, 0.0)}) for c in candidates]
         fates = _Fates(candidates, round)
         kept = fates.apply(_gates(s, round, clean))
         kept, detail = await _reviewed(s, round, champion, kept, fates)
         s.note("curate", detail)
-        s.ledger.add([*fates.rows(), *_examples(s, round, kept, clean)])
+        s.ledger.add([*fates.rows(), *_examples(s, round, champion, kept, clean)])
     await s.memory.add(_demonstrations(episodes, tasks, clean, round, plain=s.plain))
     detail |= {**await learn_lessons(s, round, champion), **await retire_harmful(s, round)}
     origins = s.ledger.rows(ExampleRow, round=round)
@@ -115,6 +122,15 @@ def _solve_rates(episodes: list[EpisodeRow]) -> dict[str, float]:
         if e.score is not None:
             scores[e.task_id].append(float(solved(e.score)))
     return {task: fmean(found) for task, found in scores.items()}
+
+
+def _luck(episodes: list[EpisodeRow]) -> dict[str, float]:
+    """How likely each solved task was solved by guessing; attempts without a verdict do not count."""
+    return luck(
+        Answered(task_id=e.task_id, family=e.family, answer=e.answer or "", right=solved(e.score))
+        for e in episodes
+        if e.score is not None
+    )
 
 
 def _solver_candidates(
@@ -184,7 +200,7 @@ def _gates(s: Session, round: int, clean: Gate) -> dict[Role, list[Gate]]:
     settings = s.config.curate
     past = [_past(row) for earlier in range(1, round) for row in s.ledger.rows(ExampleRow, round=earlier, origin="new")]
     seen = [p.example_id for p in past]
-    common = [verified_only(), learnable_band(), clean, exact_duplicates(seen)]
+    common = [verified_only(), learnable_band(), more_than_luck(settings.luck), clean, exact_duplicates(seen)]
     near = near_duplicates(past, threshold=settings.near_duplicate)
     return {
         Role.SOLVER: [
@@ -192,6 +208,7 @@ def _gates(s: Session, round: int, clean: Gate) -> dict[Role, list[Gate]]:
             per_task_cap(settings.per_task),
             near,
             answer_share(settings.answer_share),
+            family_quota(settings.per_family),
             max_examples(settings.max_examples),
         ],
         Role.PROPOSER: [*common, max_examples(settings.max_proposals)],
@@ -243,17 +260,21 @@ async def _reviewed(
     return kept, detail
 
 
-def _examples(s: Session, round: int, kept: list[Candidate], clean: Gate) -> list[ExampleRow]:
+def _examples(s: Session, round: int, champion: int, kept: list[Candidate], clean: Gate) -> list[ExampleRow]:
+    """Rows to train on: the round's own, those of refused rounds since the champion's, and a share of older ones."""
     settings = s.config.curate
-    earlier = [
-        _replayable(row) for number in range(1, round) for row in s.ledger.rows(ExampleRow, round=number, origin="new")
-    ]
+    learned = s.ledger.rows(PolicyRow, number=champion)[0].round
+    past = {n: [_replayable(row) for row in s.ledger.rows(ExampleRow, round=n, origin="new")] for n in range(1, round)}
+    carried = [one for n, rows in past.items() if n > learned for one in rows]
+    barred = {drop.item_id for drop in clean(carried)}
+    carried = [one for one in carried if one.id not in barred]
+    earlier = [one for n, rows in past.items() if n <= learned for one in rows]
     real = s.ledger.tasks(row.id for row in s.ledger.rows(TaskRow, origin="real", order="id"))
     pools = [Pool("replay", earlier, settings.replay if earlier else 0.0)]
     if s.plain:  # a real example has an answer and no calls: with tools it would teach not to use them
         pools.append(Pool("real", [_real(s, task) for task in real.values()], settings.real))
-    drawn = replay(kept, pools, contamination=clean, seed=s.seed("replay", round))
-    chosen = [("new", one) for one in kept]
+    drawn = replay([*kept, *carried], pools, contamination=clean, seed=s.seed("replay", round))
+    chosen = [("new", one) for one in kept] + [("carried", one) for one in carried]
     chosen += [(name, one) for name, rows in drawn.rows.items() for one in rows]
     return [
         ExampleRow(

@@ -90,11 +90,11 @@ async def retire_harmful(s: Session, round: int) -> dict[str, Any]:
 
 def attempted(ledger: Ledger) -> list[Attempted]:
     """Return every judged attempt of the run's rollouts."""
-    rows = ledger.rows(EpisodeRow, order="id")
+    rows = ledger.columns(EpisodeRow, "task_id", "policy", "round", "memory_ids", "score", order="id")
     return [
-        Attempted(e.task_id, e.policy, e.round, tuple(e.memory_ids), float(solved(e.score)))
-        for e in rows
-        if e.score is not None
+        Attempted(task_id, policy, round, tuple(ids), float(solved(score)))
+        for task_id, policy, round, ids, score in rows
+        if score is not None
     ]
 
 

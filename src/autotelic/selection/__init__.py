@@ -11,14 +11,17 @@ from autotelic.selection.gates import (
     family_quota,
     learnable_band,
     max_examples,
+    more_than_luck,
     near_duplicates,
     per_task_cap,
     verified_only,
 )
+from autotelic.selection.luck import Answered, luck
 from autotelic.selection.replay import Pool, Replayed, replay
 from autotelic.selection.selectors import Balanced, Selection, Selector
 
 __all__ = [
+    "Answered",
     "Balanced",
     "Candidate",
     "Curated",
@@ -35,7 +38,9 @@ __all__ = [
     "exact_duplicates",
     "family_quota",
     "learnable_band",
+    "luck",
     "max_examples",
+    "more_than_luck",
     "near_duplicates",
     "per_task_cap",
     "replay",

@@ -29,6 +29,8 @@ class Candidate(Frozen):
     """Checker's score in [0, 1], `None` for no verdict."""
     solve_rate: float | None = Field(default=None, ge=0, le=1)
     """Share of the task's attempts that were right, `None` if not measured."""
+    luck: float = Field(default=0.0, ge=0, le=1)
+    """Probability that the task was solved so often without being read; see `luck`."""
     round: int = 0
     """Round it was made in."""
 

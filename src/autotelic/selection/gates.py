@@ -22,6 +22,7 @@ __all__ = [
     "family_quota",
     "learnable_band",
     "max_examples",
+    "more_than_luck",
     "near_duplicates",
     "per_task_cap",
     "verified_only",
@@ -56,6 +57,19 @@ def learnable_band(low: float = 0.0, high: float = 1.0) -> Gate:
         return None
 
     return _each(band)
+
+
+def more_than_luck(most: float) -> Gate:
+    """Drop what a guess may have got right, with a probability above `most`: `lucky`."""
+    if not 0 < most <= 1:
+        raise UsageError(f"the most luck to keep is {most:g}; above 0 and up to 1 was expected. Change it.")
+
+    def skilled(one: Candidate) -> Drop | None:
+        if one.luck <= most:
+            return None
+        return _drop(one, "lucky", f"solved so often by guessing with a probability of {one.luck:.2f}")
+
+    return _each(skilled)
 
 
 def exact_duplicates(history: Collection[str]) -> Gate:

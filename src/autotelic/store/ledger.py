@@ -98,6 +98,13 @@ class Ledger:
         with self.session() as session:
             return list(session.exec(statement).all())
 
+    def columns(self, table: type[SQLModel], *names: str, order: str, **equals: Any) -> list[tuple[Any, ...]]:
+        """Return some columns of the matching rows, without loading the rest of them."""
+        wanted = [getattr(table, name) for name in names]
+        statement = select(*wanted).where(*_conditions(table, equals)).order_by(getattr(table, order))
+        with self.session() as session:
+            return [tuple(row) for row in session.exec(statement).all()]
+
     def count(self, table: type[SQLModel], **equals: Any) -> int:
         """Return how many rows match."""
         statement = select(func.count()).select_from(table).where(*_conditions(table, equals))

@@ -202,7 +202,7 @@ class CurationRow(SQLModel, table=True):
 
 
 class ExampleRow(SQLModel, table=True):
-    """A row of curated training data. `origin` is `new`, `replay` or `real`."""
+    """A row of curated training data. `origin` is `new`, `carried`, `replay` or `real`."""
 
     __tablename__ = "example"
     round: int = Field(primary_key=True)
