@@ -94,7 +94,7 @@ def _interrupt(line: str, running: subprocess.Popen[str]) -> bool:
     return False
 
 
-@pytest.mark.parametrize("kib", [60, 300, 700])
+@pytest.mark.parametrize("kib", [60, 500])
 def test_a_file_that_cannot_grow_is_one_line_and_nothing_is_lost(
     finished: Path, model: Path, tmp_path: Path, kib: int
 ) -> None:
