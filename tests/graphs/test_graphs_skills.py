@@ -21,10 +21,11 @@ from autotelic.core.run_dir import RunDir
 from autotelic.graphs import Config, open_session
 from autotelic.graphs.evaluating import fresh_suite
 from autotelic.graphs.toolsmithing import make_in_run
-from autotelic.graphs.trials import solved_examples, trial_tasks
+from autotelic.graphs.trials import open_workshop, solved_examples, trial_tasks
 from autotelic.memory import Skill
 from autotelic.memory._truth import Row
 from autotelic.store import Ledger, SkillRow, SuiteRow, TrialRow
+from autotelic.tools import load_tools
 
 CODE = 'def backward(word):\n    """Spell a word backward."""\n    return word[::-1]'
 SCHEMA = {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}
@@ -194,3 +195,19 @@ def test_a_run_with_an_agent_of_its_own_makes_no_skills(copied: Path) -> None:
                 await make_in_run(s, s.memory, "gcd")
 
     asyncio.run(look())
+
+
+async def test_skills_are_tools_of_a_run_that_asks_for_them_and_no_part_of_their_own_trials(copied: Path) -> None:
+    async with opened(copied) as (memory, _):
+        await memory.add([skill("one")])
+    config = load_config(Config, copied / "config.yaml", ["tools.use=[skills]"])
+    with RunDir(copied).require().held() as run:
+        async with open_session(config, run) as s:
+            assert [tool.name for tool in s.toolbox.allowed] == ["backward"] and s.loop is not None
+            found = await s.toolbox.call("backward", {"word": "tea"})
+            assert (found.ok, found.content) == (True, "aet")
+            await s.serve(s.ledger.champion().number)
+            async with open_workshop(s, s.memory) as workshop:
+                assert not workshop.toolbox.allowed
+    with pytest.raises(UsageError, match="'skills' are a run's own"):
+        load_tools("skills")

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autotelic.agents import memory_tools
 from autotelic.core.config import load_config
 from autotelic.core.errors import UsageError
 from autotelic.core.progress import Progress
@@ -25,9 +24,10 @@ from autotelic.graphs import Config, GraphContext, Session, open_session
 from autotelic.graphs.evaluating import answer_suite, evaluate, fresh_suite, gate
 from autotelic.graphs.learning import deliver, train
 from autotelic.graphs.session import find_base, open_memory
+from autotelic.graphs.skill_library import open_made
 from autotelic.serving import Gateway, LiteLLMBackend, PolicyServer, ServingConfig, resolve_model
 from autotelic.store import DeliveryRow, ExampleRow, GateRow, Ledger, NodeRow, PolicyRow, RunRow, SuiteRow
-from autotelic.tools import ToolsConfig, open_toolbox
+from autotelic.tools import Tool, ToolsConfig, open_toolbox
 from autotelic.training import Trainer, read_policy
 
 __all__ = [
@@ -237,7 +237,10 @@ async def graph_context(source: Source, *, tools: ToolsConfig, progress: Progres
             directory = stack.enter_context(RunDir(source.run).require().held())
             config = load_config(Config, directory.config)
             memory = await open_memory(stack, config, directory)
-        made = {"memory": memory_tools(memory, scopes=config.memory.scopes)} if memory is not None else {}
+        made: dict[str, Sequence[Tool]] = {}
+        if memory is not None:
+            own = open_made(memory, tools.use, scopes=config.memory.scopes, sandbox=config.sandbox)
+            made = await stack.enter_async_context(own)
         toolbox = await stack.enter_async_context(open_toolbox(tools, workers=1, made=made))
         for tool in toolbox.refused:
             progress.say(f"{tool.name} may not be called: allow {tool.name}, or its class {tool.permission}")

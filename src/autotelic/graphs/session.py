@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 from langchain_core.runnables.config import var_child_runnable_config
 
 import autotelic
-from autotelic.agents import Critic, Curator, Picker, Proposer, Solver, ToolLoop, ToolPicker, memory_tools
+from autotelic.agents import Critic, Curator, Picker, Proposer, Solver, ToolLoop, ToolPicker
 from autotelic.core.errors import UsageError
 from autotelic.core.plugins import load_source
 from autotelic.core.progress import Progress, Silent
@@ -28,6 +28,7 @@ from autotelic.core.words import DeliveryRecord, Message, PolicyFiles, PolicySta
 from autotelic.environments import Environment, open_environment
 from autotelic.graphs.agent_solver import AgentSolver
 from autotelic.graphs.config import Config
+from autotelic.graphs.skill_library import open_made
 from autotelic.memory import CachedEmbedder, Embedder, Memory, open_embedder
 from autotelic.serving import Endpoint, PolicyServer, open_endpoint, resolve_model
 from autotelic.store import DeliveryRow, Ledger, NodeRow, PolicyRow, RunRow
@@ -207,7 +208,8 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
         environment = await stack.enter_async_context(open_environment(config.environment, sandbox=config.sandbox))
         embedder = run_embedder(stack, config, run)
         memory = await open_memory(stack, config, run, embedder)
-        made = {"memory": memory_tools(memory, scopes=config.memory.scopes)}
+        own = open_made(memory, config.tools.use, scopes=config.memory.scopes, sandbox=config.sandbox)
+        made = await stack.enter_async_context(own)
         toolbox = await stack.enter_async_context(open_toolbox(config.tools, sandbox=config.sandbox, made=made))
         trainer = Trainer(run.logs / "trainer.log", threads=config.train.threads, timeout=config.train.timeout)
         stack.push_async_callback(trainer.aclose)

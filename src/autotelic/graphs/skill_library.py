@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Literal, Protocol
 
-from autotelic.agents import skill_tool
+from autotelic.agents import memory_tools, skill_tool
 from autotelic.core.errors import UsageError
+from autotelic.memory import Memory
 from autotelic.memory.items import Item, Skill
 from autotelic.sandbox import Sandbox
-from autotelic.tools import Toolbox
+from autotelic.tools import Tool, Toolbox
 
-__all__ = ["Added", "SkillLibrary", "find_skill", "pin_skill", "skills_of", "with_skills"]
+__all__ = ["Added", "SkillLibrary", "find_skill", "open_made", "pin_skill", "skills_of", "with_skills"]
 
 
 class Added(Protocol):
@@ -81,6 +83,30 @@ async def pin_skill(library: SkillLibrary, id: str, pinned: bool) -> Skill:
     skill = (await find_skill(library, id)).model_copy(update={"pinned": pinned})
     await library.replace(skill)
     return skill
+
+
+@asynccontextmanager
+async def open_made(
+    memory: Memory, use: Collection[str], *, scopes: tuple[str, ...], sandbox: str
+) -> AsyncIterator[dict[str, Sequence[Tool]]]:
+    """Open the tools that a run makes itself, by the name under which a config asks for them: `memory`, `skills`.
+
+    Args:
+        memory: of the run.
+        use: what the config names; nothing is started for what is not in it.
+        scopes: what `recall` sees.
+        sandbox: back end that skills run in.
+
+    Raises:
+        UsageError: a skill cannot be called.
+        SandboxError: there are skills and no sandbox passes its self-test.
+    """
+    made: dict[str, Sequence[Tool]] = {"memory": memory_tools(memory, scopes=scopes), "skills": []}
+    async with AsyncExitStack() as stack:
+        if "skills" in use and (skills := await skills_of(memory)):
+            box = await stack.enter_async_context(await Sandbox.open(sandbox))
+            made["skills"] = [skill_tool(skill, box) for skill in skills]
+        yield made
 
 
 def with_skills(toolbox: Toolbox, skills: Sequence[Skill], sandbox: Sandbox) -> Toolbox:

@@ -24,7 +24,7 @@ from autotelic.evaluation import Comparison, SkillGateConfig, bootstrap_seed, fu
 from autotelic.graphs.config import ToolsmithConfig
 from autotelic.graphs.evaluating import draw_suite
 from autotelic.graphs.session import Session, first_failure
-from autotelic.graphs.skill_library import SkillLibrary, with_skills
+from autotelic.graphs.skill_library import SkillLibrary, skills_of, with_skills
 from autotelic.memory.items import Skill
 from autotelic.sandbox import Sandbox
 from autotelic.serving import Gateway, Sampling
@@ -129,7 +129,7 @@ async def open_workshop(s: Session, library: SkillLibrary) -> AsyncIterator[Work
             sandbox=sandbox,
             ledger=s.ledger,
             shelf=library,
-            toolbox=s.toolbox,
+            toolbox=s.toolbox.without(skill.name for skill in await skills_of(library)),
             bounds=s.config.solve.bounds,
             max_tokens=s.config.solve.max_tokens,
             seed=s.config.seed,

@@ -27,8 +27,9 @@ class ToolsConfig(Frozen):
     """The tools of a run."""
 
     use: tuple[str, ...] = ()
-    """What is there: `python`, `calculator`, `documents=FOLDER`, `sql=FILE`, `memory` (of the run), any
-    registered name, `tools.py` (every tool in the file), `package.module:name`, `mcp=URL` or `mcp=COMMAND`."""
+    """What is there: `python`, `calculator`, `documents=FOLDER`, `sql=FILE`, `memory` and `skills` (of
+    the run), any registered name, `tools.py` (every tool in the file), `package.module:name`, `mcp=URL` or
+    `mcp=COMMAND`."""
     mcp: dict[str, McpServer] = Field(default_factory=dict)
     """MCP servers by a name of your choice."""
     allow: tuple[str, ...] = DEFAULT_ALLOW
@@ -95,8 +96,8 @@ def load_tools(spec: str, *, sandbox: Sandbox | None = None) -> list[Tool]:
         if sandbox is None:
             raise UsageError("the tool 'python' needs a sandbox. Open one with Sandbox.open() and pass it on.")
         return [python_tool(sandbox)]
-    if spec == "memory":
-        raise UsageError("the tool 'memory' needs a run, whose memory it reads. Name one with --run.")
+    if spec in ("memory", "skills"):
+        raise UsageError(f"the tools {spec!r} are a run's own. Name one with --run.")
     name, given, argument = spec.partition("=")
     if given and not name.endswith(".py"):
         maker = lookup("tool", name)

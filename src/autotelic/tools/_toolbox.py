@@ -58,6 +58,12 @@ class Toolbox:
         """
         return Toolbox([*self._tools.values(), *tools], self._allow)
 
+    def without(self, names: Iterable[str]) -> Toolbox:
+        """Return a toolbox that lacks these tools."""
+        gone = set(names)
+        kept = [tool for name, tool in self._tools.items() if name not in gone]
+        return Toolbox(kept, [entry for entry in self._allow if entry not in gone])
+
     async def call(self, name: str, arguments: Mapping[str, Any] | str) -> ToolResult:
         """Call a tool; that it is unknown or not allowed is a result too, for the model and for the ledger."""
         tool = self._tools.get(name)
