@@ -41,6 +41,18 @@ async def test_the_tool_example_is_a_tool() -> None:
     assert (await tool({"year": 1789, "month": 13, "day": 14})).reason == "failed"
 
 
+async def test_the_recipe_beside_it_works_every_task_of_its_config() -> None:
+    config = load_config(Config, EXAMPLES / "weekday.yaml")
+    assert config.tools.use == (config.memory.recipes,) == ("examples/plug_in_a_tool.py",)
+    (tool,) = load_tools(str(EXAMPLES / "plug_in_a_tool.py"))
+    recipe = vars(load_source(str(EXAMPLES / "plug_in_a_tool.py")))["calendar_arithmetic"]
+    async with open_environment(config.environment) as environment:
+        for task in environment.tasks(80, seed=3):
+            name, arguments = recipe(task.question)
+            assert name == tool.name and (await tool(arguments)).content == task.answer
+    assert recipe("How many days has a week?") is None
+
+
 def test_the_loop_in_100_lines_is_one() -> None:
     source = (EXAMPLES / "loop_in_100_lines.py").read_text()
     ast.parse(source)
