@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotelic.selection.near import DEFAULT_THRESHOLD, NearIndex, plain_answer, similarity
+from autotelic.core.texts import comparable
+from autotelic.selection.near import DEFAULT_THRESHOLD, NearIndex, similarity
 
 GCD = "Find the Greatest Common Divisor (GCD) of these numbers: {}. Give only the GCD as your final answer."
 SPELL = "Spell this word backward (example: sun -> nus): {}"
@@ -45,7 +46,7 @@ def test_another_number_answer_or_text_is_another_task(one: tuple[str, str], oth
 
 
 def test_numbers_of_any_length_compare_by_value() -> None:
-    assert plain_answer(" 007.500 ") == "7.5" and plain_answer("-0040") == "-40" and plain_answer("Yes.") == "yes"
+    assert comparable(" 007.500 ") == "7.5" and comparable("-0040") == "-40" and comparable("Yes.") == "yes"
     assert similarity("1" * 400, "", "0" + "1" * 400, "") > 0 == similarity("1" * 400, "", "1" * 401, "")
 
 

@@ -10,9 +10,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from autotelic.core.errors import UsageError
+from autotelic.core.texts import comparable, normalised
 from autotelic.core.words import Task
 from autotelic.selection.candidate import Candidate, Drop, Gate, Past, by_worth
-from autotelic.selection.near import CONTAMINATION_THRESHOLD, DEFAULT_THRESHOLD, NearIndex, normalised, plain_answer
+from autotelic.selection.near import CONTAMINATION_THRESHOLD, DEFAULT_THRESHOLD, NearIndex
 from autotelic.selection.selectors import Balanced, Selector
 
 __all__ = [
@@ -115,7 +116,7 @@ def near_duplicates(history: Iterable[Past], threshold: float = DEFAULT_THRESHOL
         for one in by_worth(candidates):
             role = one.example.role
             # A task's attempts share its fate where they answer alike.
-            task = (role, one.task_id, normalised(one.question), plain_answer(one.answer))
+            task = (role, one.task_id, normalised(one.question), comparable(one.answer))
             if task not in fates:
                 fates[task] = _fate(before, batch, one)
                 if fates[task] is None:
@@ -180,8 +181,8 @@ def answer_share(share: float) -> Gate:
             groups[one.example.role, one.example.family].append(one)
         drops = []
         for group in groups.values():
-            most = _most(Counter(plain_answer(one.answer) for one in group), share)
-            drops += _quota(most, "common_answer", lambda one: plain_answer(one.answer))(group)
+            most = _most(Counter(comparable(one.answer) for one in group), share)
+            drops += _quota(most, "common_answer", lambda one: comparable(one.answer))(group)
         return drops
 
     return gate

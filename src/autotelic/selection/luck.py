@@ -11,8 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from math import comb
 
+from autotelic.core.texts import comparable
 from autotelic.core.words import Frozen
-from autotelic.selection.near import plain_answer
 
 __all__ = ["Answered", "luck"]
 
@@ -41,7 +41,7 @@ def luck(answers: Iterable[Answered]) -> dict[str, float]:
     families: defaultdict[str, Counter[str]] = defaultdict(Counter)
     of: dict[str, str] = {}
     for one in answers:
-        said = plain_answer(one.answer)
+        said = comparable(one.answer)
         of[one.task_id] = one.family
         given[one.task_id][said] += 1
         families[one.family][said] += 1

@@ -17,7 +17,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-__all__ = ["CONTAMINATION_THRESHOLD", "DEFAULT_THRESHOLD", "NearIndex", "normalised", "plain_answer", "similarity"]
+from autotelic.core.texts import NUMBER, comparable, normalised, plain_number
+
+__all__ = ["CONTAMINATION_THRESHOLD", "DEFAULT_THRESHOLD", "NearIndex", "similarity"]
 
 DEFAULT_THRESHOLD = 0.8
 """Of 1,000 reasoning_gym tasks each, 1 counts as a copy in gcd, 7 in letter_counting, 8 in calendar_arithmetic."""
@@ -25,14 +27,8 @@ DEFAULT_THRESHOLD = 0.8
 CONTAMINATION_THRESHOLD = 0.7
 """Lower, because a lost row costs less than a leaked one: 29 in letter_counting, 38 in calendar_arithmetic."""
 
-_NUMBER = re.compile(r"(?<![\w.)])-?\d+(?:\.\d+)?|\d+(?:\.\d+)?")
 _MARKS = frozenset(".,;:!?\"'`")
 _WORD = re.compile(r"\w+|[^\w\s]")
-
-
-def normalised(text: str) -> str:
-    """Return the text with Unicode forms, case and white space made equal."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def similarity(question: str, answer: str, other_question: str, other_answer: str) -> float:
@@ -120,26 +116,13 @@ class NearIndex:
 
 
 def _decisive(question: str, answer: str) -> Hashable:
-    numbers = tuple(sorted(_plain_number(n) for n in _NUMBER.findall(unicodedata.normalize("NFKC", question))))
-    return numbers, plain_answer(answer)
-
-
-def plain_answer(answer: str) -> str:
-    """Return the answer as it is compared: `normalised`, no marks around it, numbers without idle zeros."""
-    text = normalised(answer).strip(" .!\"'`")
-    return _plain_number(text) if _NUMBER.fullmatch(text) else text
-
-
-def _plain_number(text: str) -> str:
-    sign, digits = ("-", text[1:]) if text.startswith("-") else ("", text)
-    whole, _, part = digits.partition(".")
-    part = part.rstrip("0")
-    return f"{sign}{whole.lstrip('0') or '0'}{'.' if part else ''}{part}"
+    numbers = tuple(sorted(plain_number(n) for n in NUMBER.findall(unicodedata.normalize("NFKC", question))))
+    return numbers, comparable(answer)
 
 
 def _features(question: str) -> frozenset[str]:
     # Marks of a sentence say nothing; brackets and operators may be code or mathematics, and are words.
-    text = _NUMBER.sub(lambda number: _plain_number(number[0]), normalised(question))
+    text = NUMBER.sub(lambda number: plain_number(number[0]), normalised(question))
     words = [word for word in _WORD.findall(text) if word not in _MARKS]
     return frozenset(words) | frozenset(map(" ".join, pairwise(words)))
 

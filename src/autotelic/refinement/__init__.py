@@ -1,0 +1,62 @@
+"""Inference refinement: better answers without touching the weights.
+
+Decoding, feedback, planning, search and debate are strategies: each takes a task's `Work` and gives an answer with its
+trace and its price, and they compose by wrapping.
+"""
+
+from __future__ import annotations
+
+from autotelic.refinement.build import build_strategy
+from autotelic.refinement.decoding import best_of, direct, self_consistency, tool_loop, universal
+from autotelic.refinement.feedback import critic, reflexion, self_refine
+from autotelic.refinement.planning import least_to_most, plan_and_solve
+from autotelic.refinement.search import monte_carlo, tree_of_thoughts
+from autotelic.refinement.together import debate, mixture
+from autotelic.refinement.voting import Vote, decided, vote
+from autotelic.refinement.work import (
+    Answer,
+    Budget,
+    Draft,
+    Meter,
+    Price,
+    Spent,
+    Step,
+    Strategy,
+    Tally,
+    Work,
+    answer_task,
+    several,
+)
+
+__all__ = [
+    "Answer",
+    "Budget",
+    "Draft",
+    "Meter",
+    "Price",
+    "Spent",
+    "Step",
+    "Strategy",
+    "Tally",
+    "Vote",
+    "Work",
+    "answer_task",
+    "best_of",
+    "build_strategy",
+    "critic",
+    "debate",
+    "decided",
+    "direct",
+    "least_to_most",
+    "mixture",
+    "monte_carlo",
+    "plan_and_solve",
+    "reflexion",
+    "self_consistency",
+    "self_refine",
+    "several",
+    "tool_loop",
+    "tree_of_thoughts",
+    "universal",
+    "vote",
+]

@@ -1,0 +1,67 @@
+"""Strategies by name and parameters: `self_consistency(n=8)`, `reflexion(tool_loop(), tries=3)`."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from typing import Any, cast
+
+from pydantic import ConfigDict, ValidationError, validate_call
+
+from autotelic.core.errors import UsageError
+from autotelic.core.registry import lookup
+from autotelic.refinement.work import Strategy
+
+__all__ = ["build_strategy", "parameters"]
+
+
+def build_strategy(text: str) -> Strategy:
+    """Build what the text says: a registered strategy's name, in brackets its arguments, which may be strategies.
+
+    Nothing of it is run as Python: arguments are names, calls and plain values.
+
+    Raises:
+        UsageError: there is no such strategy, or it does not take these arguments.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise _malformed(text) from error
+    return cast(Strategy, _built(tree, text))
+
+
+def parameters(maker: Any) -> str:
+    """Return a strategy's parameters with their defaults, as one writes them."""
+    given = inspect.signature(maker).parameters.values()
+    return ", ".join(one.name if one.default in (None, one.empty) else f"{one.name}={one.default!r}" for one in given)
+
+
+def _built(node: ast.expr, text: str) -> Any:
+    call = ast.Call(func=node, args=[], keywords=[]) if isinstance(node, ast.Name) else node
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        raise _malformed(text)
+    name = call.func.id
+    maker = lookup("strategy", name)
+    given = [_value(argument, text) for argument in call.args]
+    named = {word.arg: _value(word.value, text) for word in call.keywords if word.arg}
+    checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(maker)
+    try:
+        return checked(*given, **named)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors())
+        raise UsageError(
+            f"{name} cannot be built from {text!r}: {faults}. It takes {parameters(maker) or 'nothing'}."
+        ) from None
+
+
+def _value(node: ast.expr, text: str) -> Any:
+    if isinstance(node, ast.Name | ast.Call):
+        return _built(node, text)
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise _malformed(text) from None
+
+
+def _malformed(text: str) -> UsageError:
+    return UsageError(f"{text!r} is not a strategy. Write a name with arguments, e.g. self_consistency(direct, n=8).")

@@ -1,0 +1,169 @@
+"""Reasoning by feedback: a draft is criticised, and a better one made of it.
+
+A revision takes a draft's place only where the evidence is for it, because small models revise right answers into wrong
+ones at least as often as the other way. The drafts of a history stay in the answer, so that flips can be counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from autotelic.agents import ToolLoop
+from autotelic.core.errors import UsageError
+from autotelic.core.seeds import derive
+from autotelic.core.words import Critique, Message
+from autotelic.refinement.decoding import direct
+from autotelic.refinement.work import Count, Draft, Share, Strategy, Work, several
+from autotelic.serving import Sampling
+
+__all__ = ["critic", "reflexion", "self_refine"]
+
+REFLECT = "Say in one sentence what to do differently next time. Do not give the answer."
+CHECK = "Check this answer with the tools. Then reply with the right answer."
+
+
+def self_refine(
+    inner: Strategy | None = None, *, rounds: Count = 2, accept: Share = 0.75, margin: Share = 0.25
+) -> Strategy:
+    """Draft, feedback, revision, until the critic accepts or the rounds are over.
+
+    Source: arXiv 2303.17651, "Self-Refine: Iterative Refinement with Self-Feedback". Deviations: the feedback is the
+    critic's; a revision is kept only if the critic prefers it by `margin`.
+
+    Args:
+        inner: makes the first draft; `direct` by default.
+        rounds: most revisions.
+        accept: confidence of the critic from which a draft is left as it is, in [0, 1].
+        margin: by how much the critic must prefer a revision, in [0, 1].
+    """
+    inner = inner or direct()
+
+    async def one(work: Work) -> Draft:
+        best, said = await _judged(work, (await inner(work))[0])
+        history = [best]
+        for _ in range(rounds):
+            if (best.score or 0.0) >= accept:
+                break
+            found, criticism = await _judged(work, await _revision(work, best, said))
+            history.append(found)
+            if (found.score or 0.0) >= (best.score or 0.0) + margin:
+                best, said = work.note(found), criticism
+        return _settled(best, "self_refine", history)
+
+    async def strategy(work: Work, n: int = 1) -> list[Draft]:
+        return await several(work, n, one)
+
+    return strategy
+
+
+def reflexion(
+    inner: Strategy | None = None, *, tries: Count = 3, by: Literal["critic", "checker"] = "critic", accept: Share = 0.5
+) -> Strategy:
+    """Try, reflect on what went wrong, try again with that as advice.
+
+    Source: arXiv 2303.11366, "Reflexion: Language Agents with Verbal Reinforcement Learning". Deviation: if no try is
+    accepted, the one that was thought best comes out, the first of equals.
+
+    Args:
+        inner: makes each try; `direct` by default.
+        tries: most tries.
+        by: who says whether a try went wrong: the critic, or the environment's checker where that may be used.
+        accept: confidence from which a try is accepted, in [0, 1].
+    """
+    inner = inner or direct()
+
+    async def one(work: Work) -> Draft:
+        history: list[Draft] = []
+        learned: list[str] = []
+        while True:
+            # A later try is sampled: with advice that the model ignores, it would be the first one again.
+            now = work if not history else replace(work.branch(len(history)), advice=(*work.advice, *learned))
+            draft, said = await _judged(work, (await inner(now))[0], by)
+            history.append(draft)
+            best = max(history, key=lambda tried: tried.score or 0.0)
+            work.note(best)
+            if (draft.score or 0.0) > accept or len(history) == tries:
+                return _settled(best, "reflexion", history)
+            lesson = await _reflection(work, draft, said)
+            if lesson and lesson not in learned:
+                learned.append(lesson)
+                work.lessons.append(lesson)
+
+    async def strategy(work: Work, n: int = 1) -> list[Draft]:
+        return await several(work, n, one)
+
+    return strategy
+
+
+def critic(inner: Strategy | None = None, *, rounds: Count = 1) -> Strategy:
+    """Have the model check its answer by calling tools, and mend it by what they say.
+
+    Source: arXiv 2305.11738, "CRITIC: Large Language Models Can Self-Correct with Tool-Interactive Critiquing".
+    Deviation: without one call that worked there is no evidence, and the draft stays.
+
+    Args:
+        inner: makes the first draft; `direct` by default.
+        rounds: most checks; one that confirms the draft is the last.
+    """
+    inner = inner or direct()
+
+    async def one(work: Work) -> Draft:
+        if not work.toolbox.allowed:
+            raise UsageError("critic checks with tools, and there are none that may be called. Name some: tools.use.")
+        best = work.note((await inner(work))[0])
+        history = [best]
+        for turn in range(rounds):
+            loop = ToolLoop(work.meter, work.toolbox, work.bounds)
+            asked = work.prompt(_said(best), Message(role="user", content=CHECK))
+            sampling = Sampling(
+                max_tokens=work.max_tokens, temperature=work.temperature, seed=derive(work.seed, "critic", turn)
+            )
+            talk = await loop.answer(asked, sampling)
+            if talk.answer is None or not any(record.result.ok for record in talk.calls):
+                break
+            answer = work.environment.parse(work.task, talk.answer)
+            found = Draft(text=talk.answer, answer=answer, by="critic")
+            history.append(found)
+            same, best = answer == best.answer, work.note(found)
+            if same:
+                break
+        return _settled(best, "critic", history)
+
+    async def strategy(work: Work, n: int = 1) -> list[Draft]:
+        return await several(work, n, one)
+
+    return strategy
+
+
+async def _judged(work: Work, draft: Draft, by: str = "critic") -> tuple[Draft, Critique | None]:
+    """Score a draft; the first one of a history is the best so far."""
+    if not work.best:
+        work.note(draft)
+    if by == "checker":
+        return draft.model_copy(update={"score": float(bool(await work.check(draft)))}), None
+    said = await work.judge(draft)
+    return draft.model_copy(update={"score": said.confidence}), said
+
+
+async def _revision(work: Work, draft: Draft, said: Critique | None) -> Draft:
+    feedback = " ".join(part for part in (said.fault, said.advice) if part) if said else ""
+    ask = f"That may be wrong. {feedback} Answer again: {work.environment.system_prompt(work.task)}"
+    (completion,) = await work.ask(work.prompt(_said(draft), Message(role="user", content=ask)))
+    return work.draft(completion, "revision")
+
+
+async def _reflection(work: Work, draft: Draft, said: Critique | None) -> str:
+    fault = f" {said.fault}" if said and said.fault else ""
+    ask = Message(role="user", content=f"That was wrong.{fault} {REFLECT}")
+    (completion,) = await work.ask(work.prompt(_said(draft), ask), max_tokens=64, stop=("\n",))
+    return " ".join(completion.text.split())
+
+
+def _said(draft: Draft) -> Message:
+    return Message(role="assistant", content=draft.text or "I do not know.")
+
+
+def _settled(best: Draft, by: str, history: Sequence[Draft]) -> Draft:
+    return Draft(text=best.text, answer=best.answer, by=by, score=best.score, of=tuple(history), revised=True)

@@ -1,0 +1,122 @@
+"""Reasoning together: several speakers see one another's answers. More than one model may take part (`Work.others`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from autotelic.core.texts import comparable
+from autotelic.core.words import Message
+from autotelic.refinement.decoding import direct
+from autotelic.refinement.voting import vote
+from autotelic.refinement.work import Count, Draft, Strategy, Work, several
+
+__all__ = ["debate", "mixture"]
+
+Topology = Literal["full", "ring", "star"]
+DEBATE = "Others answered:\n{others}\nConsider them and answer again. {form}"
+MERGE = "Several people answered this task:\n{others}\nSome of it may be wrong. Give the best answer. {form}"
+
+
+def debate(
+    inner: Strategy | None = None,
+    *,
+    speakers: Annotated[int, Field(ge=2)] = 3,
+    rounds: Count = 2,
+    topology: Topology = "full",
+) -> Strategy:
+    """Speakers answer, read others' answers and answer again, until nobody changes theirs; then they vote.
+
+    Source: arXiv 2305.14325, "Improving Factuality and Reasoning in Language Models through Multiagent Debate";
+    topologies after arXiv 2406.11776.
+
+    Args:
+        inner: makes each speaker's first answer; `direct` by default.
+        speakers: how many, two or more; the models that take part speak in turn.
+        rounds: most rounds after the first answers.
+        topology: whom a speaker hears: `full` everybody, `ring` the one before, `star` the first speaker everybody and
+            everybody the first speaker.
+    """
+    inner = inner or direct()
+
+    async def one(work: Work) -> Draft:
+        desks = [work.speaker(i).branch(i) for i in range(speakers)]
+        said = [(await inner(desk))[0] for desk in desks]
+        opening = vote(said).winner
+        work.note(opening)
+        for turn in range(rounds):
+            heard = [[said[other] for other in _neighbours(i, speakers, topology)] for i in range(speakers)]
+            new = await asyncio.gather(*(_reply(desk.branch(turn), said[i], heard[i]) for i, desk in enumerate(desks)))
+            settled = [_position(draft) for draft in new] == [_position(draft) for draft in said]
+            said = list(new)
+            work.note(vote(said).winner)
+            if settled:
+                break
+        winner, share, _ = vote(said)
+        of = (opening, *said)
+        return work.note(Draft(text=winner.text, answer=winner.answer, by="debate", score=share, of=of, revised=True))
+
+    async def strategy(work: Work, n: int = 1) -> list[Draft]:
+        return await several(work, n, one)
+
+    return strategy
+
+
+def mixture(inner: Strategy | None = None, *, n: Count = 3, layers: Count = 1) -> Strategy:
+    """Mixture of agents: every speaker of a layer sees all answers of the layer before; one speaker merges the last.
+
+    Source: arXiv 2406.04692, "Mixture-of-Agents Enhances Large Language Model Capabilities".
+
+    Args:
+        inner: makes the answers of the first layer; `direct` by default.
+        n: speakers of a layer; the models that take part speak in turn.
+        layers: layers before the one that merges.
+    """
+    inner = inner or direct()
+
+    async def one(work: Work) -> Draft:
+        desks = [work.speaker(i).branch(i) for i in range(n)]
+        said = [(await inner(desk))[0] for desk in desks]
+        first = tuple(said)
+        work.note(vote(said).winner)
+        for _ in range(1, layers):
+            said = [await _merged(desk, said) for desk in desks]
+        best = await _merged(work, said)
+        return work.note(best.model_copy(update={"of": (*first, best), "by": "mixture"}))
+
+    async def strategy(work: Work, n: int = 1) -> list[Draft]:
+        return await several(work, n, one)
+
+    return strategy
+
+
+def _neighbours(index: int, speakers: int, topology: Topology) -> list[int]:
+    if topology == "ring":
+        return [(index - 1) % speakers]
+    if topology == "star" and index:
+        return [0]
+    return [other for other in range(speakers) if other != index]
+
+
+async def _reply(work: Work, own: Draft, others: Sequence[Draft]) -> Draft:
+    ask = DEBATE.format(others=_listed(others), form=work.environment.system_prompt(work.task))
+    before = Message(role="assistant", content=own.text or "I do not know.")
+    (completion,) = await work.ask(work.prompt(before, Message(role="user", content=ask)))
+    return work.draft(completion, "debate")
+
+
+async def _merged(work: Work, others: Sequence[Draft]) -> Draft:
+    ask = MERGE.format(others=_listed(others), form=work.environment.system_prompt(work.task))
+    (completion,) = await work.ask(work.prompt(Message(role="user", content=ask)))
+    return work.draft(completion, "mixture")
+
+
+def _listed(drafts: Sequence[Draft]) -> str:
+    return "\n".join(f"- {draft.answer}" for draft in drafts if draft.answer is not None) or "- nothing"
+
+
+def _position(draft: Draft) -> str | None:
+    return None if draft.answer is None else comparable(draft.answer)

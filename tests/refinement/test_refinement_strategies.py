@@ -1,0 +1,320 @@
+"""Strategies on a model whose right behaviour is known by construction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.refinement.kit import ENVIRONMENT, RIGHT, TASK, Model, Says, in_turn, work
+
+from autotelic.core.errors import UsageError
+from autotelic.core.words import Message
+from autotelic.refinement import (
+    Draft,
+    answer_task,
+    best_of,
+    build_strategy,
+    critic,
+    debate,
+    decided,
+    direct,
+    least_to_most,
+    mixture,
+    monte_carlo,
+    plan_and_solve,
+    reflexion,
+    self_consistency,
+    self_refine,
+    tool_loop,
+    tree_of_thoughts,
+    universal,
+    vote,
+)
+from autotelic.serving import Gateway
+from autotelic.tools import Toolbox, tool
+
+JUDGE = "Is the answer right or wrong?"
+
+
+def judged(verdict: str, fault: str = "") -> str:
+    return json.dumps({"verdict": verdict, "fault": fault, "advice": ""})
+
+
+def judging(right: Callable[[str], bool], otherwise: Says) -> Says:
+    """A model that as a critic says what `right` says of the answer, and else what `otherwise` says."""
+
+    def says(asked: str, index: int) -> str | tuple[str, float]:
+        if JUDGE in asked:
+            answer = asked.split("\n\nAnswer:\n")[1].split("\n")[0]
+            return judged("right" if right(answer) else "wrong", fault="it is too small")
+        return otherwise(asked, index)
+
+    return says
+
+
+def draft(answer: str | None) -> Draft:
+    return Draft(text=answer or "", answer=answer, by="test")
+
+
+# -- decoding and votes
+
+
+async def test_direct_is_greedy_for_one_and_one_request_for_many() -> None:
+    model = Model(in_turn("6"))
+    assert (await answer_task(direct(), work(model))).text == "6"
+    assert len(await direct()(work(model), 5)) == 5
+    first, second = (sampling for _, sampling in model.asked)
+    assert (first.n, first.temperature, second.n, second.temperature) == (1, 0.0, 5, 1.0)
+
+
+async def test_a_vote_takes_the_most_frequent_answer_and_keeps_every_draft() -> None:
+    model = Model(in_turn("4", "6", "6.", "5"))
+    answer = await answer_task(self_consistency(n=4, batch=4), work(model))
+    assert answer.text == "6" and answer.draft.score == 0.5 and answer.price.calls == 1
+    assert [d.answer for d in answer.draft.of] == ["4", "6", "6", "5"]
+
+
+async def test_sampling_stops_when_the_vote_is_decided() -> None:
+    sure = Model(in_turn("6"))
+    answer = await answer_task(self_consistency(n=16, batch=4), work(sure))
+    assert (answer.price.calls, len(answer.draft.of)) == (1, 4), "four of four: 97% sure"
+    torn = Model(lambda _asked, index: str(index))
+    assert len((await answer_task(self_consistency(n=16, batch=4), work(torn))).draft.of) == 16
+    every = Model(in_turn("6"))
+    assert len((await answer_task(self_consistency(n=16, batch=16), work(every))).draft.of) == 16
+
+
+async def test_certainty_outweighs_numbers_and_chooses_the_best() -> None:
+    said = [("4", -5.0), ("4", -5.0), ("6", -0.1)]
+    weighed = await answer_task(self_consistency(n=3, batch=3, weigh="certainty"), work(Model(in_turn(*said))))
+    assert weighed.text == "6"
+    chosen = await answer_task(best_of(n=3), work(Model(in_turn(*said))))
+    assert (chosen.text, chosen.draft.score) == ("6", -0.1)
+    assert [d.score for d in chosen.draft.of] == [-5.0, -5.0, -0.1]
+
+
+async def test_best_of_by_the_critic_and_by_the_checker_where_it_may_be_used() -> None:
+    model = Model(judging(lambda answer: answer == "7", in_turn("4", "7", "5")))
+    assert (await answer_task(best_of(n=3, by="critic"), work(model))).text == "7"
+    key = await answer_task(best_of(n=3, by="checker"), work(Model(in_turn("no", RIGHT, "5")), may_check=True))
+    assert key.text == RIGHT and [d.score for d in key.draft.of] == [0.0, 1.0, 0.0]
+    with pytest.raises(UsageError, match="may not be used"):
+        await answer_task(best_of(n=3, by="checker"), work(Model(in_turn("1"))))
+
+
+async def test_the_model_chooses_among_texts_that_no_vote_can_count() -> None:
+    model = Model(lambda asked, index: "2" if "Which answer agrees" in asked else f"text {index}")
+    answer = await answer_task(universal(n=3), work(model))
+    assert answer.text == "text 1" and model.asked[-1][1].choices == ("1", "2", "3")
+
+
+ANSWERS = st.lists(st.sampled_from(["1", "2", "3", None]), min_size=1, max_size=9)
+
+
+@given(ANSWERS)
+def test_a_vote_is_won_by_a_largest_group(answers: list[str | None]) -> None:
+    won = vote([draft(a) for a in answers])
+    real = [a for a in answers if a is not None]
+    assert won.winner.answer == (None if not real else max(real, key=lambda a: (real.count(a), -real.index(a))))
+    assert won.share == (real.count(won.winner.answer or "") / len(answers) if real else 0.0)
+    assert sum(won.counts) == len(real) and list(won.counts) == sorted(won.counts, reverse=True)
+
+
+@given(ANSWERS, st.integers(0, 4), st.sampled_from(["1", "2", "4"]))
+def test_what_is_decided_for_certain_cannot_be_turned(answers: list[str | None], left: int, more: str) -> None:
+    won = vote([draft(a) for a in answers])
+    if decided(won.counts, left, 1.0):
+        later = vote([*(draft(a) for a in answers), *(draft(more) for _ in range(left))])
+        assert later.winner.answer == won.winner.answer
+
+
+# -- feedback
+
+
+async def test_a_draft_that_the_critic_accepts_is_left_alone() -> None:
+    model = Model(judging(lambda _: True, in_turn("4", "6")))
+    answer = await answer_task(self_refine(), work(model))
+    assert answer.text == "4" and not model.asks("Answer again") and len(answer.draft.of) == 1
+
+
+async def test_a_revision_counts_only_if_the_critic_prefers_it() -> None:
+    better = Model(judging(lambda answer: answer == "6", in_turn("4", "6")))
+    answer = await answer_task(self_refine(), work(better))
+    assert answer.text == "6" and [d.answer for d in answer.draft.of] == ["4", "6"] and answer.draft.revised
+    assert better.asks("it is too small") == 1, "the critic's words are the feedback"
+    blind = Model(judging(lambda _: False, in_turn("4", "6")))
+    answer = await answer_task(self_refine(rounds=3), work(blind))
+    assert answer.text == "4" and len(answer.draft.of) == 4, "to a critic without preference nothing is revised"
+
+
+async def test_reflexion_tries_again_with_what_it_learned() -> None:
+    says = judging(lambda answer: answer == "6", in_turn("4", "Try larger numbers.", "5", "Try even ones.", "6"))
+    model = Model(says)
+    answer = await answer_task(reflexion(tries=5), work(model))
+    assert answer.text == "6" and [d.answer for d in answer.draft.of] == ["4", "5", "6"]
+    assert answer.lessons == ("Try larger numbers.", "Try even ones.")
+    last = [messages[0].content for messages, _ in model.asked if messages[-1].content == TASK.question][-1]
+    assert "- Try larger numbers.\n- Try even ones." in last
+
+
+async def test_reflexion_by_the_checker_and_without_any_success() -> None:
+    right = await answer_task(
+        reflexion(by="checker"), work(Model(in_turn("no", "Think.", RIGHT, "never")), may_check=True)
+    )
+    assert right.text == RIGHT and right.price.calls == 3
+    none = await answer_task(reflexion(tries=2), work(Model(judging(lambda _: False, in_turn("4", "Think.", "5")))))
+    assert none.text == "4" and len(none.lessons) == 1
+
+
+@tool
+def double(number: int) -> int:
+    """Double a number."""
+    return 2 * number
+
+
+@tool
+def broken(number: int) -> int:
+    """Fail."""
+    raise ValueError("no")
+
+
+def calling(name: str) -> str:
+    return json.dumps({"calls": [{"tool": name, "arguments": {"number": 3}}]})
+
+
+async def test_tools_check_an_answer_and_without_evidence_it_stays() -> None:
+    mended = Model(in_turn("4", calling("double"), '{"answer":"6"}'))
+    answer = await answer_task(critic(), work(mended, toolbox=Toolbox([double])))
+    assert answer.text == "6" and [d.answer for d in answer.draft.of] == ["4", "6"]
+    failed = Model(in_turn("4", calling("broken"), '{"answer":"6"}'))
+    assert (await answer_task(critic(), work(failed, toolbox=Toolbox([broken])))).text == "4"
+    with pytest.raises(UsageError, match=r"tools\.use"):
+        await answer_task(critic(), work(Model(in_turn("4"))))
+
+
+async def test_the_tool_loop_is_a_strategy_that_others_wrap() -> None:
+    model = Model(lambda asked, _: '{"answer":"6"}' if asked == "6" else calling("double"))
+    answer = await answer_task(self_consistency(tool_loop(), n=2), work(model, toolbox=Toolbox([double])))
+    assert answer.text == "6" and [d.by for d in answer.draft.of] == ["tool_loop"] * 2 and answer.price.calls == 4
+
+
+# -- planning and search
+
+
+async def test_a_plan_is_made_and_followed() -> None:
+    model = Model(lambda asked, _: "First divide." if "short plan" in asked else "6")
+    assert (await answer_task(plan_and_solve(), work(model))).text == "6"
+    assert [m.content for m in model.asked[1][0]][-2] == "First divide."
+
+
+async def test_simpler_questions_are_answered_in_turn_and_then_the_task() -> None:
+    listed = json.dumps({"questions": ["What divides 12?", "And 18?"]})
+    model = Model(lambda asked, _: listed if "simpler questions" in asked else f"re {asked[:12]}")
+    await answer_task(least_to_most(), work(model))
+    last = [(m.role, m.content) for m in model.asked[-1][0]][2:-1]
+    assert last == [
+        ("user", "What divides 12?"),
+        ("assistant", "re What divides"),
+        ("user", "And 18?"),
+        ("assistant", "re And 18?"),
+    ]
+    assert model.asked[-1][0][-1].content.startswith(TASK.question) and len(model.asked) == 4
+    broken_list = Model(lambda asked, _: '{"questions": ["What' if "simpler questions" in asked else "6")
+    assert (await answer_task(least_to_most(), work(broken_list))).price.calls == 2
+
+
+async def test_a_tree_keeps_the_chains_that_are_rated_best() -> None:
+    rated: list[str] = []
+
+    class Rating(Model):
+        async def complete(self, messages, sampling, policy):  # type: ignore[no-untyped-def]
+            if sampling.choices:
+                chain = messages[-2].content
+                rated.append(chain)
+                self._says = lambda _a, _i: "sure" if chain in ("b", "b\nc") else "impossible"
+            elif sampling.stop:
+                self._says = lambda _a, index: "abc"[index]
+            else:
+                self._says = lambda _a, _i: messages[-2].content.replace("\n", "")
+            return await super().complete(messages, sampling, policy)
+
+    answer = await answer_task(tree_of_thoughts(width=3, beam=1, depth=2), work(Rating(in_turn(""))))
+    assert answer.text == "bc" and rated == ["a", "b", "c", "b\na", "b\nb", "b\nc"]
+    assert answer.price.calls == 2 + 6 + 1
+
+
+async def test_monte_carlo_finds_what_the_checker_knows_and_stops_there() -> None:
+    class Leaf(Model):
+        async def complete(self, messages, sampling, policy):  # type: ignore[no-untyped-def]
+            chain = messages[-2].content if len(messages) > 3 else ""
+            self._says = lambda _a, index: "abc"[index] if sampling.stop else RIGHT if chain == "a\nc" else "no"
+            return await super().complete(messages, sampling, policy)
+
+    answer = await answer_task(
+        monte_carlo(iterations=40, width=3, depth=2, by="checker"), work(Leaf(in_turn("")), may_check=True)
+    )
+    assert answer.text == RIGHT and answer.draft.score == 1.0 and len(answer.draft.of) <= 13
+    assert sum(d.score == 1.0 for d in answer.draft.of) == 1
+
+
+# -- together
+
+
+@pytest.mark.parametrize(
+    ("topology", "hears"),
+    [("full", ["bc", "ac", "ab"]), ("ring", ["c", "a", "b"]), ("star", ["bc", "a", "a"])],
+)
+async def test_who_hears_whom_in_a_debate(topology: str, hears: list[str]) -> None:
+    model = Model(in_turn("a", "b", "c", "x", "y", "z"))
+    await answer_task(build_strategy(f"debate(rounds=1, topology={topology!r})"), work(model))
+    asked = [messages[-1].content for messages, _ in model.asked[3:]]
+    heard = {"".join(line[2:] for line in text.splitlines() if line.startswith("- ")) for text in asked}
+    assert heard == set(hears) and len(asked) == 3
+
+
+async def test_a_debate_ends_when_positions_settle() -> None:
+    model = Model(in_turn("4", "6", "6"))
+    answer = await answer_task(debate(rounds=5), work(model))
+    assert answer.text == "6" and answer.price.calls == 3 + 3 + 3
+    assert (answer.draft.of[0].answer, answer.draft.score) == ("6", 1.0)
+
+
+async def test_other_models_take_part_and_are_counted() -> None:
+    other = Model(in_turn("9"))
+    gateway = Gateway(other, attempts=1)
+    gateway.unblock(None)
+    own = Model(in_turn("6"))
+    answer = await answer_task(mixture(n=2), work(own, others=(gateway,)))
+    assert answer.text == "6" and [d.answer for d in answer.draft.of] == ["6", "9", "6"]
+    assert (len(own.asked), len(other.asked), answer.price.calls) == (2, 1, 3)
+    assert "- 6\n- 9" in own.asked[-1][0][-1].content
+
+
+# -- by name
+
+
+def test_a_text_builds_a_strategy_or_says_what_is_wrong() -> None:
+    assert callable(build_strategy("reflexion(best_of(direct, n=3), tries=2)"))
+    for text, said in {
+        "self_consistency(n=0)": "greater than or equal to 1",
+        "debate(topology='fall')": "'full', 'ring' or 'star'",
+        "debate(speakers=1)": "greater than or equal to 2",
+        "best_of(3)": "instance of Strategy",
+        "direct(n=3)": "It takes nothing",
+        "best_of(m=3)": "It takes inner, n=8, by='certainty'",
+        "nobody": "no strategy is called 'nobody'",
+        "direct().x": "is not a strategy",
+        "direct(": "is not a strategy",
+        "best_of(n=[x for x in 'a'])": "is not a strategy",
+    }.items():
+        with pytest.raises(UsageError, match=said.replace("(", r"\(")):
+            build_strategy(text)
+
+
+def test_the_key_is_in_no_prompt() -> None:
+    asked = work(Model(in_turn("6"))).prompt(Message(role="user", content="more"))
+    assert TASK.key not in "".join(m.content for m in asked)
+    assert asked[0].content == ENVIRONMENT.system_prompt(TASK)
