@@ -163,8 +163,8 @@ def test_an_unknown_name_lists_what_there_is() -> None:
 
 
 def test_an_unknown_name_of_an_empty_kind_says_none() -> None:
-    with pytest.raises(UsageError, match=r"no strategy is called 'x'\. There are: none"):
-        lookup("strategy", "x")
+    with pytest.raises(UsageError, match=r"no metric is called 'x'\. There are: none"):
+        lookup("metric", "x")
 
 
 @pytest.mark.parametrize("call", [available, lambda k: lookup(k, "x"), lambda k: register(k, "x")])

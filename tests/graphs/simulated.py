@@ -134,6 +134,8 @@ class SimulatedModel:
         if sampling.schema is not None:
             drawn = {k: _drawn(v, rng) for k, v in sampling.schema["properties"].items()}
             return json.dumps(drawn, separators=(",", ":"))
+        if sampling.stop:  # a thought, not an answer
+            return "Look again."
         right = right_answer(asked[-1])
         helped = len(messages) > 2
         return right if rng.random() < min(0.95, self.skill + HELP * helped) else _wrong(right, rng)

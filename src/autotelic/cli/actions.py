@@ -18,7 +18,7 @@ from autotelic.core.config import load_config
 from autotelic.core.errors import UsageError
 from autotelic.core.progress import Progress
 from autotelic.core.run_dir import RunDir
-from autotelic.core.words import PolicyFiles
+from autotelic.core.words import PolicyFiles, Task
 from autotelic.evaluation import accuracy, answers, constant_baselines, overall_baseline
 from autotelic.graphs import Config, GraphContext, Session, open_session
 from autotelic.graphs.evaluating import answer_suite, evaluate, fresh_suite, gate
@@ -31,12 +31,14 @@ from autotelic.tools import Tool, ToolsConfig, open_toolbox
 from autotelic.training import Trainer, read_policy
 
 __all__ = [
+    "Asked",
     "Source",
     "crown",
     "describe_policies",
     "describe_policy",
     "evaluate_policy",
     "graph_context",
+    "opened_suite",
     "train_candidate",
 ]
 
@@ -53,10 +55,27 @@ def _ledger(run: Path) -> Ledger:
     return Ledger(RunDir(run).require().ledger)
 
 
-async def evaluate_policy(
-    run: Path, policy: int | None, suite: str, *, memory: bool, progress: Progress
-) -> dict[str, Any]:
-    """Have a policy answer a suite as far as it has not, and return its accuracy, by family too.
+@dataclass(frozen=True)
+class Asked:
+    """A suite of a run and who is to answer it."""
+
+    suite: str
+    """Its name."""
+    round: int
+    """Its round, 0 for the suites that stay the same."""
+    tasks: list[Task]
+    """Its tasks."""
+    policy: int
+    """Number of the policy."""
+    memory_of: int | None
+    """Round before which the memory is looked at, `None` for no memory."""
+
+
+@asynccontextmanager
+async def opened_suite(
+    run: Path, suite: str, policy: int | None, *, memory: bool, progress: Progress
+) -> AsyncIterator[tuple[Session, Asked]]:
+    """Open a run's session and find a suite: `frozen`, or `fresh:ROUND`; the champion answers if no policy is given.
 
     Raises:
         UsageError: the run has no such suite or policy, or the sealed suite is not open yet.
@@ -74,11 +93,23 @@ async def evaluate_policy(
         chosen = s.ledger.champion().number if policy is None else _known(s.ledger, policy).number
         # As of now, for suites that do not change; as of the round, for those that do.
         as_of = (round or _last_round(s.ledger) + 1) if memory else None
-        rows = await answer_suite(s, name, round, chosen, memory_of=as_of)  # type: ignore[arg-type]
-    constants = {c.family: c for c in constant_baselines(tasks)}
+        yield s, Asked(name, round, tasks, chosen, as_of)
+
+
+async def evaluate_policy(
+    run: Path, policy: int | None, suite: str, *, memory: bool, progress: Progress
+) -> dict[str, Any]:
+    """Have a policy answer a suite as far as it has not, and return its accuracy, by family too.
+
+    Raises:
+        UsageError: the run has no such suite or policy, or the sealed suite is not open yet.
+    """
+    async with opened_suite(run, suite, policy, memory=memory, progress=progress) as (s, asked):
+        rows = await answer_suite(s, asked.suite, asked.round, asked.policy, memory_of=asked.memory_of)  # type: ignore[arg-type]
+    constants = {c.family: c for c in constant_baselines(asked.tasks)}
     total = accuracy(rows)
     return {
-        "policy": chosen,
+        "policy": asked.policy,
         "suite": suite,
         "memory": memory,
         "accuracy": total.model_dump() if total else None,

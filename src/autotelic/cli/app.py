@@ -18,6 +18,7 @@ from autotelic.cli.graphs import graphs, run_graph
 from autotelic.cli.memory import memory
 from autotelic.cli.shown import JsonOption, RunArgument, out, show
 from autotelic.cli.skills import skills
+from autotelic.cli.strategies import evaluate_strategies, split_strategies, strategies, strategy_table
 from autotelic.cli.tools import tools
 
 __all__ = ["app"]
@@ -36,6 +37,7 @@ app.add_typer(tools, name="tools")
 app.add_typer(graphs, name="graphs")
 app.add_typer(memory, name="memory")
 app.add_typer(skills, name="skills")
+app.add_typer(strategies, name="strategies")
 
 SetArgument = Annotated[list[str] | None, typer.Argument(help="Overrides of the config, key=value.")]
 
@@ -106,13 +108,26 @@ def evaluate(
     policy: Annotated[int | None, typer.Option(help="Number of a policy; the champion if not given.")] = None,
     suite: Annotated[str, typer.Option(help="frozen, or fresh:ROUND, regression:ROUND.")] = "frozen",
     memory: Annotated[bool, typer.Option(help="Answer with the memory's help.")] = False,
+    strategy: Annotated[
+        str | None, typer.Option(help="Strategies to compare, e.g. direct,self_consistency(n=8); see: strategies list.")
+    ] = None,
+    calls: Annotated[int | None, typer.Option(min=1, help="Most calls for an answer by a strategy.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Have a policy answer a suite, and show its accuracy by family beside the best constant answer."""
+    """Have a policy answer a suite, and show its accuracy by family, or that of several strategies of answering."""
     from autotelic.cli.actions import evaluate_policy
     from autotelic.cli.bars import Bars
     from autotelic.cli.tables import accuracy_table
 
+    if strategy is not None:
+        from autotelic.refinement import Budget
+
+        names, budget = split_strategies(strategy), Budget(calls=calls)
+        with Bars() as bars:
+            work = evaluate_strategies(run, names, policy, suite, memory=memory, budget=budget, progress=bars)
+            compared = asyncio.run(work)
+        show(compared, as_json, strategy_table(compared))
+        return
     with Bars() as bars:
         found = asyncio.run(evaluate_policy(run, policy, suite, memory=memory, progress=bars))
     show(found, as_json, accuracy_table(found))

@@ -28,6 +28,7 @@ from autotelic.evaluation.stats import (
     sign_test,
     wilson,
 )
+from autotelic.evaluation.strategies import StrategyFigures, strategy_figures, strategy_page
 
 __all__ = [
     "Alarm",
@@ -43,6 +44,7 @@ __all__ = [
     "Sheet",
     "SkillDecision",
     "SkillGateConfig",
+    "StrategyFigures",
     "accuracy",
     "admit_skill",
     "answers",
@@ -63,6 +65,8 @@ __all__ = [
     "paired_bootstrap",
     "self_test",
     "sign_test",
+    "strategy_figures",
+    "strategy_page",
     "two_by_two",
     "wilson",
     "write_report",

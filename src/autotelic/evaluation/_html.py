@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from importlib.resources import files
 from typing import Any
 
-__all__ = ["card", "duration", "folded", "legend", "num", "pct", "pill", "points", "section", "span", "table"]
+__all__ = [
+    "card",
+    "document",
+    "duration",
+    "folded",
+    "legend",
+    "num",
+    "pct",
+    "pill",
+    "points",
+    "section",
+    "span",
+    "table",
+]
 
 Json = dict[str, Any]
 DASH = "–"
@@ -87,6 +101,17 @@ def legend(items: Sequence[tuple[str, str]]) -> str:
         '<ul class="legend">'
         + "".join(f'<li><i class="{css}"></i><span class="name">{escape(name)}</span></li>' for css, name in items)
         + "</ul>"
+    )
+
+
+def document(title: str, body: str) -> str:
+    """A whole page: styled, without a script, forbidden to fetch anything. `body` is markup."""
+    css = files("autotelic.evaluation").joinpath("page.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<title>{escape(title)}</title><style>{css}</style></head><body>{body}</body></html>\n"
     )
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from html import escape
-from importlib.resources import files
 from statistics import median
 
 from autotelic.evaluation import figures
 from autotelic.evaluation._html import (
     Json,
     card,
+    document,
     duration,
     folded,
     legend,
@@ -56,7 +56,6 @@ _NAV = (
 
 def render(report: Json) -> str:
     """Return the page for what `build_report` returned."""
-    css = files("autotelic.evaluation").joinpath("page.css").read_text(encoding="utf-8")
     body = "".join(
         part(report)
         for part in (
@@ -72,14 +71,8 @@ def render(report: Json) -> str:
             _sources,
         )
     )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{escape(_headline(report))}</title><style>{css}</style></head><body>"
-        f"{_header(report)}<main>{_hero(report)}{_tiles(report)}{_alarms(report)}{body}</main>{_footer(report)}"
-        "</body></html>\n"
-    )
+    main = f"<main>{_hero(report)}{_tiles(report)}{_alarms(report)}{body}</main>"
+    return document(_headline(report), f"{_header(report)}{main}{_footer(report)}")
 
 
 def _headline(report: Json) -> str:

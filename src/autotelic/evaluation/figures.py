@@ -13,7 +13,19 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
-__all__ = ["Bar", "Dumbbell", "Point", "Series", "bar_rows", "dumbbell_rows", "line_chart", "nice_top", "stacked_rows"]
+__all__ = [
+    "Bar",
+    "Dumbbell",
+    "Point",
+    "Series",
+    "Spot",
+    "bar_rows",
+    "dumbbell_rows",
+    "line_chart",
+    "nice_top",
+    "scatter",
+    "stacked_rows",
+]
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,17 @@ class Dumbbell:
     low: float
     high: float
     mark: float | None = None
+
+
+@dataclass(frozen=True)
+class Spot:
+    """One point of a scatter: a price, and a share with its interval."""
+
+    name: str
+    x: float
+    y: float
+    low: float
+    high: float
 
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 380, 220, 42, 46, 14, 24
@@ -99,6 +122,45 @@ def line_chart(
         f'<svg class="lines" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">'
         f"{''.join(parts)}</svg>"
     )
+
+
+def scatter(label: str, spots: Sequence[Spot], *, x_name: str) -> str:
+    """Return shares over a price on a logarithmic axis, numbered in their order, with interval whiskers."""
+    if not spots:
+        return ""
+    width, height, bottom = 760, 320, 40
+    low, high = (math.log10(max(1.0, f(spot.x for spot in spots))) for f in (min, max))
+    first, last = math.floor(low), max(math.floor(low) + 1, math.ceil(high))
+    top = nice_top(max(spot.high for spot in spots), percent=True)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        share = (math.log10(max(1.0, x)) - first) / (last - first)
+        return _LEFT + share * (width - _LEFT - 24), height - bottom - y / top * (height - bottom - _TOP)
+
+    parts = []
+    for i in range(_divisions(top) + 1):
+        value = top * i / _divisions(top)
+        _, y = at(1, value)
+        parts.append(
+            f'<line class="grid" x1="{_LEFT}" x2="{width - 24}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="tick" x="{_LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{_value(value, True)}</text>'
+        )
+    for power in range(first, last + 1):
+        x, _ = at(10**power, 0)
+        tick = f"{10**power:,}"
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - bottom + 17}" text-anchor="middle">{tick}</text>')
+    parts.append(f'<text class="tick" x="{width - 24}" y="{height - 6}" text-anchor="end">{escape(x_name)}</text>')
+    for number, spot in enumerate(spots, 1):
+        x, y = at(spot.x, spot.y)
+        below, above = at(spot.x, spot.low)[1], at(spot.x, spot.high)[1]
+        said = f"{escape(spot.name)}: {_value(spot.y, True)} [{_value(spot.low, True)}, {_value(spot.high, True)}]"
+        parts.append(
+            f'<path class="whisker candidate" d="M{x:.1f} {below:.1f}V{above:.1f}"/>'
+            f'<circle class="dot candidate" cx="{x:.1f}" cy="{y:.1f}" r="4.5"><title>{said}</title></circle>'
+            f'<text class="tick" x="{x + 8:.1f}" y="{y + 4:.1f}">{number}</text>'
+        )
+    said = escape(label)
+    return f'<svg class="wide" viewBox="0 0 {width} {height}" role="img" aria-label="{said}">{"".join(parts)}</svg>'
 
 
 def bar_rows(label: str, bars: Sequence[Bar]) -> str:

@@ -6,7 +6,7 @@ trace and its price, and they compose by wrapping.
 
 from __future__ import annotations
 
-from autotelic.refinement.build import build_strategy
+from autotelic.refinement.build import build_strategy, parameters
 from autotelic.refinement.decoding import best_of, direct, self_consistency, tool_loop, universal
 from autotelic.refinement.feedback import critic, reflexion, self_refine
 from autotelic.refinement.planning import least_to_most, plan_and_solve
@@ -50,6 +50,7 @@ __all__ = [
     "least_to_most",
     "mixture",
     "monte_carlo",
+    "parameters",
     "plan_and_solve",
     "reflexion",
     "self_consistency",

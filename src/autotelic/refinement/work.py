@@ -60,6 +60,11 @@ class Budget(Frozen):
     seconds: float | None = Field(default=None, gt=0)
     """Seconds on the clock; a call still running then is given up."""
 
+    def __str__(self) -> str:
+        """The bounds in words, empty without any."""
+        bounds = {"calls": self.calls, "tokens": self.tokens, "seconds": self.seconds}
+        return ", ".join(f"{most:g} {name}" for name, most in bounds.items() if most is not None)
+
 
 class Price(Frozen):
     """What an answer cost."""

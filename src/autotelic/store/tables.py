@@ -293,6 +293,31 @@ class SkillRow(SQLModel, table=True):
     evidence: dict[str, Any] = _json(default_factory=dict)
 
 
+class StrategyRow(SQLModel, table=True):
+    """One task of a suite, answered by a strategy, and what that cost."""
+
+    __tablename__ = "strategy"
+    suite: str = Field(primary_key=True)
+    round: int = Field(primary_key=True)
+    policy: int = Field(primary_key=True)
+    strategy: str = Field(primary_key=True)
+    memory: bool = Field(primary_key=True)
+    task_id: str = Field(primary_key=True)
+    family: str
+    answer: str | None = None
+    score: float | None = None
+    first_score: float | None = None
+    """Of the first draft, where the answer is a revision; else `None`."""
+    revised: bool = False
+    stopped: str = ""
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    drafts: list[dict[str, Any]] = _json(default_factory=list)
+    """Drafts that the answer was made from: `by`, `answer`, `score`, `certainty`."""
+
+
 class TrialRow(SQLModel, table=True):
     """One answer of a matched rollout: with or without the skill, by the same policy with the same seed."""
 

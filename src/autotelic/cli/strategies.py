@@ -1,0 +1,137 @@
+"""`autotelic strategies`: ways to a better answer without touching the weights, and `eval --strategy`."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from autotelic.cli.shown import JsonOption, out, show
+from autotelic.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from autotelic.core.progress import Progress
+    from autotelic.refinement import Budget
+
+__all__ = ["evaluate_strategies", "split_strategies", "strategies", "strategy_table"]
+
+strategies = typer.Typer(help="Strategies of answering: list, show.", no_args_is_help=True)
+
+
+@strategies.command("list")
+def list_strategies(as_json: JsonOption = False) -> None:
+    """List the strategies that can be named, with their parameters."""
+    from autotelic.core.registry import available, lookup
+    from autotelic.refinement import parameters
+
+    rows = []
+    for name in available("strategy"):
+        maker = lookup("strategy", name)
+        rows.append({"strategy": name, "parameters": parameters(maker), "what": _doc(maker).split("\n")[0]})
+    table = Table("strategy", "parameters", "what it does")
+    for row in rows:
+        table.add_row(*row.values())
+    show(rows, as_json, table)
+
+
+@strategies.command("show")
+def show_strategy(
+    name: Annotated[str, typer.Argument(help="Name of a strategy.")], as_json: JsonOption = False
+) -> None:
+    """Show what a strategy does, where it comes from and what its parameters mean."""
+    from autotelic.core.registry import lookup
+    from autotelic.refinement import parameters
+
+    maker = lookup("strategy", name)
+    data = {"strategy": name, "parameters": parameters(maker), "what": _doc(maker)}
+    show(data, as_json, f"{name}({data['parameters']})\n\n{data['what']}")
+
+
+def split_strategies(text: str) -> list[str]:
+    """Split `a,b(n=2),c` at the commas between strategies, not at those within.
+
+    Raises:
+        UsageError: it is no list of strategies.
+    """
+    try:
+        tree = ast.parse(f"[{text}]", mode="eval").body
+    except (SyntaxError, ValueError):
+        tree = None
+    if not isinstance(tree, ast.List) or not tree.elts:
+        raise UsageError(f"--strategy {text!r} is no list of strategies. Write direct,self_consistency(n=8).")
+    return list(dict.fromkeys(ast.unparse(part) for part in tree.elts))
+
+
+async def evaluate_strategies(
+    run: Path, names: list[str], policy: int | None, suite: str, *, memory: bool, budget: Budget, progress: Progress
+) -> dict[str, Any]:
+    """Have a policy answer a suite by each strategy, as far as it has not; write the page, return the figures.
+
+    Raises:
+        UsageError: there is no such strategy, suite or policy.
+    """
+    from autotelic.cli.actions import opened_suite
+    from autotelic.evaluation import bootstrap_seed, strategy_figures, strategy_page
+    from autotelic.graphs.refining import answer_suite_by
+    from autotelic.refinement import build_strategy
+
+    for name in names:
+        build_strategy(name)  # a mistake is found before anything is started
+    async with opened_suite(run, suite, policy, memory=memory, progress=progress) as (s, asked):
+        rows = {
+            name: await answer_suite_by(
+                s, name, asked.suite, asked.round, asked.policy, memory_of=asked.memory_of, budget=budget
+            )
+            for name in names
+        }
+        seed = bootstrap_seed(s.config.seed)
+    found = strategy_figures(rows, seed=seed)
+    page = run / f"strategies-{asked.suite}{f'-{asked.round}' if asked.round else ''}.html"
+    n = len(rows[names[0]])
+    helped = " with memory" if memory else ""
+    page.write_text(strategy_page(found, f"policy-{asked.policy} on {n} tasks of {suite}{helped}"), encoding="utf-8")
+    return {
+        "policy": asked.policy,
+        "suite": suite,
+        "memory": memory,
+        "n": n,
+        "page": str(page),
+        "strategies": [one.model_dump(mode="json") for one in found],
+    }
+
+
+def strategy_table(found: dict[str, Any]) -> Table:
+    """Return the figures for a terminal; where it is wide enough, with a bar for each accuracy."""
+    wide = out.width >= 110
+    table = Table(
+        title=f"policy-{found['policy']} on {found['n']} tasks of {found['suite']}, percent",
+        caption=f"against tokens, as a picture: {found['page']}",
+        box=SIMPLE_HEAD,
+        caption_justify="left",
+    )
+    table.add_column("strategy", min_width=16, overflow="fold")
+    for head in ("accuracy [95%]", *([""] if wide else []), "gain [95%]", "tokens", "calls", "flips"):
+        table.add_column(head, no_wrap=True, justify="left" if not head else "right")
+    top = max([one["accuracy"]["high"] for one in found["strategies"] if one["accuracy"]], default=1.0) or 1.0
+    for one in found["strategies"]:
+        share, gain = one["accuracy"] or {"mean": 0.0, "low": 0.0, "high": 0.0}, one["gain"]
+        bar = "█" * round(16 * share["mean"] / top) + "─" * round(16 * (share["high"] - share["mean"]) / top)
+        table.add_row(
+            one["strategy"],
+            f"{100 * share['mean']:.1f} [{100 * share['low']:.1f}, {100 * share['high']:.1f}]",
+            *([bar] if wide else []),
+            "" if gain is None else f"{100 * gain['gain']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]",
+            f"{one['tokens']:,.0f}",
+            f"{one['calls']:.1f}",
+            f"+{one['mended']} -{one['spoiled']}",
+        )
+    return table
+
+
+def _doc(maker: Any) -> str:
+    return inspect.getdoc(maker) or ""

@@ -1,0 +1,100 @@
+"""Suites answered by strategies: one row of the ledger for each answer, so that what was cut off goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from autotelic.core.words import Task
+from autotelic.evaluation import full_marks
+from autotelic.graphs.remembering import recall
+from autotelic.graphs.session import Session
+from autotelic.memory import Demonstration, Lesson
+from autotelic.refinement import Answer, Budget, Meter, Work, answer_task, build_strategy
+from autotelic.store import StrategyRow
+
+__all__ = ["answer_suite_by"]
+
+
+async def answer_suite_by(
+    s: Session,
+    strategy: str,
+    suite: str,
+    round: int,
+    policy: int,
+    *,
+    memory_of: int | None = None,
+    budget: Budget | None = None,
+    limit: int | None = None,
+) -> list[StrategyRow]:
+    """Have a policy answer a suite by a strategy, as far as it has not; return all of its rows, in the suite's order.
+
+    All strategies get the same seed for a task. What they may not use is the checker: suites have hidden keys.
+
+    Args:
+        s: the session; the policy is served, proved, before the first question.
+        strategy: as it is written in a config.
+        suite: name of the suite.
+        round: the suite's round, 0 for those that stay the same.
+        policy: who answers.
+        memory_of: answer with what the memory held before this round; `None` is without.
+        budget: of each answer.
+        limit: only the first so many tasks.
+
+    Raises:
+        UsageError: there is no such strategy, or it cannot be used here.
+    """
+    answers, helped = build_strategy(strategy), memory_of is not None
+    tasks = s.ledger.suite(suite, round=round)[:limit]
+    named = f"{strategy} within {budget}" if budget and str(budget) else strategy
+    key: dict[str, Any] = {"suite": suite, "round": round, "policy": policy, "strategy": named, "memory": helped}
+    done = set(s.ledger.column(StrategyRow, "task_id", **key))
+    todo = [task for task in tasks if task.id not in done]
+    if todo:
+        await s.serve(policy)
+        recalled = await recall(s, todo, memory_of) if memory_of is not None else {}
+
+        async def ask(task: Task) -> None:
+            work = _work(s, task, recalled.get(task.id, []), budget)
+            answer = await answer_task(answers, work)
+            score = (await s.environment.check(task, answer.text)).score
+            first = answer.draft.of[0] if answer.draft.revised and answer.draft.of else None
+            opening = None if first is None else (await s.environment.check(task, first.answer)).score
+            s.ledger.add([_row(key, task, answer, score, opening)])
+
+        await s.each(strategy, todo, ask, done=len(tasks) - len(todo))
+    rows = {row.task_id: row for row in s.ledger.rows(StrategyRow, **key)}
+    return [rows[task.id] for task in tasks if task.id in rows]
+
+
+def _work(s: Session, task: Task, recalled: Sequence[Demonstration | Lesson], budget: Budget | None) -> Work:
+    return Work(
+        task=task,
+        environment=s.environment,
+        meter=Meter(s.server.gateway, budget),
+        max_tokens=s.config.solve.max_tokens,
+        heat=s.config.solve.temperature,
+        seed=s.seed("strategy", task.id),
+        examples=tuple(m for one in recalled if isinstance(one, Demonstration) for m in one.messages),
+        advice=tuple(one.advice for one in recalled if isinstance(one, Lesson)),
+        toolbox=s.toolbox,
+        bounds=s.config.solve.bounds,
+    )
+
+
+def _row(key: dict[str, Any], task: Task, answer: Answer, score: float | None, first: float | None) -> StrategyRow:
+    return StrategyRow(
+        **key,
+        task_id=task.id,
+        family=task.family,
+        answer=answer.text,
+        score=full_marks(score),
+        first_score=full_marks(first),
+        revised=answer.draft.revised,
+        stopped=answer.stopped,
+        calls=answer.price.calls,
+        prompt_tokens=answer.price.prompt_tokens,
+        completion_tokens=answer.price.completion_tokens,
+        seconds=answer.price.seconds,
+        drafts=[draft.model_dump(include={"by", "answer", "score", "certainty"}) for draft in answer.draft.of],
+    )
