@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.graphs.simulated import small
+from tests.refinement.kit import Model, in_turn, work
 from typer.testing import CliRunner, Result
 
 from autotelic.cli.app import app
 from autotelic.cli.strategies import split_strategies
-from autotelic.core.errors import UsageError
-from autotelic.store import EvaluationRow, Ledger, StrategyRow
+from autotelic.core.errors import ServingError, UsageError
+from autotelic.graphs import Outcome
+from autotelic.graphs.strategy_solver import reached
+from autotelic.refinement import direct
+from autotelic.serving import TooLong, Unavailable
+from autotelic.store import EpisodeRow, EvaluationRow, ExampleRow, Ledger, StrategyRow
 
+Play = Callable[..., tuple[Outcome, Ledger]]
 WAYS = "direct, self_consistency(n=4, batch=2), reflexion(tries=2)"
 
 
@@ -46,6 +54,34 @@ def test_strategies_answer_a_suite_and_are_compared_with_the_first(copied: Path)
     shown = invoke("eval", copied, "--strategy", "direct,self_consistency(n=4, batch=2)")
     lines = shown.stdout.splitlines()
     assert any("self_consistency" in line and "[" in line for line in lines) and max(map(len, lines)) <= 80
+
+
+def test_a_strategy_makes_the_answers_that_are_trained_on(play: Play) -> None:
+    vote = "self_consistency(n=3, batch=3)"
+    outcome, ledger = play(small(solve={"samples": 4, "bare": 0.5, "strategy": vote}))
+    assert outcome.stop == "rounds" and outcome.champion > 0
+    episodes = {e.id: e for e in ledger.rows(EpisodeRow)}
+    refined = [e for e in episodes.values() if e.memory_ids]
+    assert refined and all(e.prompt_tokens > 0 and e.answer == e.text for e in refined)
+    later = [e for e in episodes.values() if e.round == 2 and not e.memory_ids]
+    assert later, "bare attempts of a champion are answered directly"
+    trained = ledger.rows(ExampleRow, role="solver", origin="new")
+    assert any(row.source in {e.id for e in refined} for row in trained)
+    for row in trained:
+        assert [m["content"] for m in row.messages] == [m["content"] for m in episodes[row.source].bare_messages]
+
+
+def test_a_strategy_that_cannot_work_is_refused_at_once(play: Play) -> None:
+    with pytest.raises(UsageError, match="no strategy is called 'nobody'"):
+        play(small(solve={"strategy": "nobody"}))
+    with pytest.raises(ValueError, match="leave one of them out"):
+        small(solve={"strategy": "direct"}, tools={"use": ["calculator"]})
+
+
+async def test_a_model_that_cannot_be_reached_is_no_wrong_answer() -> None:
+    with pytest.raises(ServingError, match="the line is cut"):
+        await reached(direct(), work(Model(in_turn("6"), fails_at=1, error=Unavailable)))
+    assert (await reached(direct(), work(Model(in_turn("6"), fails_at=1, error=TooLong)))).text is None
 
 
 def test_a_budget_makes_rows_of_its_own(copied: Path) -> None:

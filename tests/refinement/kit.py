@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from autotelic.agents import Solver
 from autotelic.core.words import Completion, Message, Task
 from autotelic.environments import make_environment
 from autotelic.refinement import Budget, Meter, Work
@@ -55,7 +56,8 @@ class Model(ScriptedBackend):
 def work(model: Model, budget: Budget | None = None, task: Task = TASK, **rest: Any) -> Work:
     gateway = Gateway(model, attempts=1, backoff=0.0)
     gateway.unblock(5)
-    return Work(task=task, environment=ENVIRONMENT, meter=Meter(gateway, budget), **rest)
+    opening = Solver(gateway, ENVIRONMENT).messages(task)
+    return Work(task=task, form=ENVIRONMENT, meter=Meter(gateway, budget), opening=opening, **rest)
 
 
 def in_turn(*texts: str | tuple[str, float]) -> Says:

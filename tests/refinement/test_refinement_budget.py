@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from tests.refinement.kit import Model, work
 
 from autotelic.core.errors import DeliveryError, UsageError
 from autotelic.core.words import Completion, Message
-from autotelic.refinement import Answer, Budget, answer_task, build_strategy
+from autotelic.refinement import Answer, Budget, Meter, answer_task, build_strategy
 from autotelic.serving import Gateway, Sampling, ScriptedBackend, TooLong, Unavailable
 from autotelic.tools import Toolbox, tool
 
@@ -122,6 +123,7 @@ async def test_whichever_call_fails_an_answer_comes_out_and_says_so(strategy: st
         answer = await answered(strategy, model)
         assert len(model.asked) < at or "the line is cut" in answer.stopped
         assert answer.price.calls == len(model.asked) == len(answer.steps)
+        assert answer.lost == (error is Unavailable and len(model.asked) >= at)
         assert sum(bool(step.failure) for step in answer.steps) == (len(model.asked) >= at)
 
 
@@ -139,8 +141,8 @@ async def test_time_ends_a_call_that_never_ends_and_the_best_draft_comes_out() -
     gateway = Gateway(Stalling(say))
     gateway.unblock(1)
     own = work(Restless())
-    stalled = type(own.meter)(gateway, Budget(seconds=0.3))
-    answer = await answer_task(build_strategy("self_refine"), type(own)(own.task, own.environment, stalled))
+    stalled = replace(own, meter=Meter(gateway, Budget(seconds=0.3)))
+    answer = await answer_task(build_strategy("self_refine"), stalled)
     assert (answer.text, answer.stopped, answer.steps[-1].failure) == ("4", "seconds", "seconds")
 
 

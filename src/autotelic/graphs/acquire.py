@@ -16,6 +16,7 @@ from autotelic.core.words import Message, Origin, Proposal, Rejection, Role, Tas
 from autotelic.graphs.remembering import recall
 from autotelic.graphs.session import Session, as_dicts
 from autotelic.graphs.solve import SolveState, build_solve
+from autotelic.graphs.strategy_solver import StrategySolver
 from autotelic.selection import Candidate, contamination
 from autotelic.serving import Sampling
 from autotelic.store import CritiqueRow, EpisodeRow, ExampleRow, ProposalRow, SuiteRow, TaskRow, ToolCallRow
@@ -148,7 +149,8 @@ async def solve(s: Session, round: int, champion: int) -> dict[str, Any]:
     wanted = [(task, helped, n) for task in tasks.values() for helped, n in kinds if n]
     todo = [(t, h, n) for t, h, n in wanted if _episode_id(round, t.id, h, n - 1) not in done]
     recalled = await recall(s, [t for t, helped, _ in todo if helped], round)
-    graph = build_solve(s.solver)
+    plain = build_solve(s.solver)
+    refined = build_solve(StrategySolver(s, settings.strategy)) if settings.strategy else plain
 
     async def roll_out(item: tuple[Task, bool, int]) -> None:
         task, helped, n = item
@@ -160,7 +162,7 @@ async def solve(s: Session, round: int, champion: int) -> dict[str, Any]:
         )
         given = recalled.get(task.id, []) if helped else []
         state: SolveState = {"task": task, "recalled": given, "sampling": sampling}
-        result = await graph.ainvoke(state)
+        result = await (refined if helped else plain).ainvoke(state)
         rows = episodes(round, champion, helped, result)
         for row in rows:
             row.sandbox = s.environment.sandbox or ""

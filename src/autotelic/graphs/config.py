@@ -60,6 +60,9 @@ class SolveConfig(Frozen):
     """Bound on one answer, tokens."""
     concurrency: int = Field(default=32, ge=1)
     """Tasks in flight at once."""
+    strategy: str | None = None
+    """How attempts with help are answered, e.g. `self_consistency(n=8)`; by default directly. What it finds is trained
+    as one answer to the bare prompt."""
     bounds: Bounds = Bounds(calls=2, turns=4, call_first=True)
     """How far an answer with tools may go; `max_tokens` then bounds each turn."""
 
@@ -254,6 +257,11 @@ class Config(Frozen):
                 f"solver is {self.solver}, which brings its own tools, and tools.use names "
                 f"{', '.join(self.tools.use)}: "
                 "leave one of them out."
+            )
+        if self.solve.strategy is not None and (self.tools.use or self.solver is not None):
+            raise ValueError(
+                f"solve.strategy is {self.solve.strategy}, whose answers are trained as one turn, and the run has "
+                "tools or an agent as solver, whose answers are not: leave one of them out."
             )
         if self.curate.replay + self.curate.real >= 1:
             raise ValueError(

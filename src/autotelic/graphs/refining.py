@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+from autotelic.agents import Solver
 from autotelic.core.words import Task
 from autotelic.evaluation import full_marks
 from autotelic.graphs.remembering import recall
 from autotelic.graphs.session import Session
+from autotelic.graphs.strategy_solver import reached, work_of
 from autotelic.memory import Demonstration, Lesson
-from autotelic.refinement import Answer, Budget, Meter, Work, answer_task, build_strategy
+from autotelic.refinement import Answer, Budget, build_strategy
 from autotelic.store import StrategyRow
 
 __all__ = ["answer_suite_by"]
@@ -53,33 +54,22 @@ async def answer_suite_by(
     if todo:
         await s.serve(policy)
         recalled = await recall(s, todo, memory_of) if memory_of is not None else {}
+        solver = Solver(s.server.gateway, s.environment)
 
         async def ask(task: Task) -> None:
-            work = _work(s, task, recalled.get(task.id, []), budget)
-            answer = await answer_task(answers, work)
+            shown = recalled.get(task.id, [])
+            examples = [m for one in shown if isinstance(one, Demonstration) for m in one.messages]
+            advice = [one.advice for one in shown if isinstance(one, Lesson)]
+            opening = solver.messages(task, examples, advice)
+            answer = await reached(answers, work_of(s, task, opening, budget))
             score = (await s.environment.check(task, answer.text)).score
             first = answer.draft.of[0] if answer.draft.revised and answer.draft.of else None
-            opening = None if first is None else (await s.environment.check(task, first.answer)).score
-            s.ledger.add([_row(key, task, answer, score, opening)])
+            began = None if first is None else (await s.environment.check(task, first.answer)).score
+            s.ledger.add([_row(key, task, answer, score, began)])
 
         await s.each(strategy, todo, ask, done=len(tasks) - len(todo))
     rows = {row.task_id: row for row in s.ledger.rows(StrategyRow, **key)}
     return [rows[task.id] for task in tasks if task.id in rows]
-
-
-def _work(s: Session, task: Task, recalled: Sequence[Demonstration | Lesson], budget: Budget | None) -> Work:
-    return Work(
-        task=task,
-        environment=s.environment,
-        meter=Meter(s.server.gateway, budget),
-        max_tokens=s.config.solve.max_tokens,
-        heat=s.config.solve.temperature,
-        seed=s.seed("strategy", task.id),
-        examples=tuple(m for one in recalled if isinstance(one, Demonstration) for m in one.messages),
-        advice=tuple(one.advice for one in recalled if isinstance(one, Lesson)),
-        toolbox=s.toolbox,
-        bounds=s.config.solve.bounds,
-    )
 
 
 def _row(key: dict[str, Any], task: Task, answer: Answer, score: float | None, first: float | None) -> StrategyRow:

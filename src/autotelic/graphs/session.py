@@ -30,6 +30,7 @@ from autotelic.graphs.agent_solver import AgentSolver
 from autotelic.graphs.config import Config
 from autotelic.graphs.skill_library import open_made
 from autotelic.memory import CachedEmbedder, Embedder, Memory, open_embedder
+from autotelic.refinement import build_strategy
 from autotelic.serving import Endpoint, PolicyServer, open_endpoint, resolve_model
 from autotelic.store import DeliveryRow, Ledger, NodeRow, PolicyRow, RunRow
 from autotelic.tools import Toolbox, open_toolbox
@@ -203,6 +204,8 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
         run.require_space()
         for plugin in config.plugins:
             load_source(plugin)
+        if config.solve.strategy is not None:
+            build_strategy(config.solve.strategy)  # one that cannot be built is found out now
         ledger = Ledger(run.ledger)
         stack.callback(ledger.close)
         environment = await stack.enter_async_context(open_environment(config.environment, sandbox=config.sandbox))

@@ -39,7 +39,7 @@ def tool_loop() -> Strategy:
         loop = ToolLoop(work.meter, work.toolbox, work.bounds)
         sampling = Sampling(max_tokens=work.max_tokens, temperature=work.temperature, seed=derive(work.seed, "tools"))
         talk = await loop.answer(work.prompt(), sampling)
-        answer = None if talk.answer is None else work.environment.parse(work.task, talk.answer)
+        answer = None if talk.answer is None else work.form.parse(work.task, talk.answer)
         return work.note(Draft(text=talk.turns[-1].completion.text, answer=answer, by="tool_loop"))
 
     async def strategy(work: Work, n: int = 1) -> list[Draft]:

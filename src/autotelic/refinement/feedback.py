@@ -123,7 +123,7 @@ def critic(inner: Strategy | None = None, *, rounds: Count = 1) -> Strategy:
             talk = await loop.answer(asked, sampling)
             if talk.answer is None or not any(record.result.ok for record in talk.calls):
                 break
-            answer = work.environment.parse(work.task, talk.answer)
+            answer = work.form.parse(work.task, talk.answer)
             found = Draft(text=talk.answer, answer=answer, by="critic")
             history.append(found)
             same, best = answer == best.answer, work.note(found)
@@ -149,7 +149,7 @@ async def _judged(work: Work, draft: Draft, by: str = "critic") -> tuple[Draft, 
 
 async def _revision(work: Work, draft: Draft, said: Critique | None) -> Draft:
     feedback = " ".join(part for part in (said.fault, said.advice) if part) if said else ""
-    ask = f"That may be wrong. {feedback} Answer again: {work.environment.system_prompt(work.task)}"
+    ask = f"That may be wrong. {feedback} Answer again: {work.form.system_prompt(work.task)}"
     (completion,) = await work.ask(work.prompt(_said(draft), Message(role="user", content=ask)))
     return work.draft(completion, "revision")
 

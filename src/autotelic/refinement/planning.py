@@ -28,7 +28,7 @@ def plan_and_solve(*, plan_tokens: Count = 96) -> Strategy:
         ask = Message(role="user", content=PLAN)
         (plan,) = await work.ask(work.prompt(ask), max_tokens=plan_tokens)
         said = Message(role="assistant", content=plan.text)
-        follow = Message(role="user", content=f"{FOLLOW} {work.environment.system_prompt(work.task)}")
+        follow = Message(role="user", content=f"{FOLLOW} {work.form.system_prompt(work.task)}")
         (answer,) = await work.ask(work.prompt(ask, said, follow))
         return work.note(work.draft(answer, "plan_and_solve"))
 
@@ -62,7 +62,7 @@ def least_to_most(*, most: Count = 3, step_tokens: Count = 64) -> Strategy:
             talk.append(Message(role="user", content=question))
             (step,) = await work.ask(work.prompt(*talk), max_tokens=step_tokens)
             talk.append(Message(role="assistant", content=step.text))
-        last = f"{work.task.question}\n\n{work.environment.system_prompt(work.task)}"
+        last = f"{work.task.question}\n\n{work.form.system_prompt(work.task)}"
         (answer,) = await work.ask(work.prompt(*talk, Message(role="user", content=last)))
         return work.note(work.draft(answer, "least_to_most"))
 

@@ -149,7 +149,7 @@ async def _rated(work: Work, node: Node) -> float:
 
 
 async def _concluded(work: Work, node: Node, by: str) -> Draft:
-    (said,) = await work.ask(_asked(work, node, f"{CONCLUDE} {work.environment.system_prompt(work.task)}"))
+    (said,) = await work.ask(_asked(work, node, f"{CONCLUDE} {work.form.system_prompt(work.task)}"))
     return work.draft(said, by, score=node.value if node.visits else None)
 
 

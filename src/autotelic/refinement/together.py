@@ -102,14 +102,14 @@ def _neighbours(index: int, speakers: int, topology: Topology) -> list[int]:
 
 
 async def _reply(work: Work, own: Draft, others: Sequence[Draft]) -> Draft:
-    ask = DEBATE.format(others=_listed(others), form=work.environment.system_prompt(work.task))
+    ask = DEBATE.format(others=_listed(others), form=work.form.system_prompt(work.task))
     before = Message(role="assistant", content=own.text or "I do not know.")
     (completion,) = await work.ask(work.prompt(before, Message(role="user", content=ask)))
     return work.draft(completion, "debate")
 
 
 async def _merged(work: Work, others: Sequence[Draft]) -> Draft:
-    ask = MERGE.format(others=_listed(others), form=work.environment.system_prompt(work.task))
+    ask = MERGE.format(others=_listed(others), form=work.form.system_prompt(work.task))
     (completion,) = await work.ask(work.prompt(Message(role="user", content=ask)))
     return work.draft(completion, "mixture")
 

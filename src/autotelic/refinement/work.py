@@ -19,12 +19,12 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 
 from pydantic import Field
 
-from autotelic.agents import Bounds, Critic, Solver
+from autotelic.agents import Bounds, Critic, advised
 from autotelic.core.errors import DeliveryError, ServingError, UsageError
 from autotelic.core.seeds import derive
 from autotelic.core.words import Completion, Critique, Frozen, Message, Task, content_id
-from autotelic.environments import Environment
-from autotelic.serving import Gateway, OnText, Sampling
+from autotelic.environments import Checked
+from autotelic.serving import Gateway, OnText, Refused, Sampling
 from autotelic.tools import Toolbox
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Budget",
     "Count",
     "Draft",
+    "Form",
     "Meter",
     "Price",
     "Share",
@@ -125,6 +126,8 @@ class Answer(Frozen):
     """Every request, in the order in which they ended."""
     stopped: str = ""
     """What kept the strategy from its end: `calls`, `tokens` or `seconds` spent, or a failed call; else empty."""
+    lost: bool = False
+    """Whether a call got no answer because the model could not be reached: nothing against the strategy."""
     lessons: tuple[str, ...] = ()
     """Advice that the strategy drew on the way, for a memory."""
 
@@ -158,6 +161,7 @@ class Tally:
         self.budget = budget
         self.steps: list[Step] = []
         self.stopped = ""
+        self.lost = False
         self.calls = 0
         self._began = time.monotonic()
         # What a call adds to the tokens is known when it has ended: with a bound on them they go one at a time.
@@ -201,6 +205,22 @@ class Tally:
         self.steps.append(Step(messages=tuple(messages), completions=tuple(completions), failure=failure))
 
 
+class Form(Protocol):
+    """What a strategy needs of an environment."""
+
+    def system_prompt(self, task: Task) -> str:
+        """See `Environment.system_prompt`."""
+        ...
+
+    def parse(self, task: Task, text: str) -> str | None:
+        """See `Environment.parse`."""
+        ...
+
+    async def check(self, task: Task, answer: str | None) -> Checked:
+        """See `Environment.check`."""
+        ...
+
+
 class Meter(Gateway):
     """A gateway that counts what goes through it and refuses calls beyond a budget. Retries are the gateway's own."""
 
@@ -230,6 +250,7 @@ class Meter(Gateway):
                 self.tally.end(messages, (), "seconds")
                 raise Spent("seconds") from None
             except ServingError as error:
+                self.tally.lost = self.tally.lost or not isinstance(error, Refused)
                 self.tally.end(messages, (), f"{type(error).__name__}: {error}")
                 raise
             self.tally.end(messages, found)
@@ -242,10 +263,12 @@ class Work:
 
     task: Task
     """What is to be answered. Its key and answer are not a strategy's business."""
-    environment: Environment
-    """Says how to ask and how to read an answer."""
+    form: Form
+    """Says what form an answer has, reads it, and judges it; an environment does."""
     meter: Meter
     """The model."""
+    opening: tuple[Message, ...]
+    """How the task is put to the solver: system, whatever memory adds, the question."""
     max_tokens: int = 256
     """Bound on one completion, tokens."""
     temperature: float = 0.0
@@ -254,10 +277,8 @@ class Work:
     """Temperature of drafts that are to differ."""
     seed: int = 0
     """Everything random is derived from it."""
-    examples: tuple[Message, ...] = ()
-    """Solved examples from memory, as turns."""
     advice: tuple[str, ...] = ()
-    """Lessons from memory, and what a strategy has learned on the way."""
+    """What the strategy has learned on the way."""
     toolbox: Toolbox = field(default_factory=Toolbox)
     """Tools."""
     bounds: Bounds = field(default_factory=Bounds)
@@ -274,8 +295,9 @@ class Work:
     """See `Answer.lessons`."""
 
     def prompt(self, *more: Message) -> tuple[Message, ...]:
-        """Return the solver's prompt for the task, and `more` after it."""
-        return (*Solver(self.meter, self.environment).messages(self.task, self.examples, self.advice), *more)
+        """Return the opening, with the advice in its system prompt, and `more` after it."""
+        system, *rest = self.opening
+        return (system.model_copy(update={"content": advised(system.content, self.advice)}), *rest, *more)
 
     def branch(self, index: int) -> Work:
         """Return the work of one of several independent drafts: another seed, and sampled."""
@@ -296,7 +318,7 @@ class Work:
     def draft(self, completion: Completion, by: str, **rest: Any) -> Draft:
         """Read a completion; what was cut off holds no answer."""
         cut = completion.finish_reason == "length"
-        answer = None if cut else self.environment.parse(self.task, completion.text)
+        answer = None if cut else self.form.parse(self.task, completion.text)
         chances = completion.logprobs
         certainty = sum(chances) / len(chances) if chances else None
         return Draft(text=completion.text, answer=answer, by=by, certainty=certainty, **rest)
@@ -318,7 +340,7 @@ class Work:
                 "this strategy asks the environment's checker, which may not be used while answering here: it would "
                 "look at the key. Choose by the critic or by certainty."
             )
-        score = (await self.environment.check(self.task, draft.answer)).score
+        score = (await self.form.check(self.task, draft.answer)).score
         return None if score is None else score == 1.0
 
     async def judge(self, draft: Draft) -> Critique:
@@ -351,6 +373,7 @@ async def answer_task(strategy: Strategy, work: Work) -> Answer:
         price=work.meter.tally.price,
         steps=tuple(work.meter.tally.steps),
         stopped=work.meter.tally.stopped,
+        lost=work.meter.tally.lost,
         lessons=tuple(work.lessons),
     )
 

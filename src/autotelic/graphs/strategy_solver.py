@@ -1,0 +1,76 @@
+"""A strategy as the solver of rollouts: what it finds with many calls is trained as one answer to the bare prompt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from autotelic.agents import Attempt, Solver
+from autotelic.core.errors import ServingError
+from autotelic.core.seeds import derive
+from autotelic.core.words import Completion, Message, Task
+from autotelic.graphs.session import Session
+from autotelic.refinement import Answer, Budget, Meter, Strategy, Work, answer_task, build_strategy
+from autotelic.serving import Sampling
+
+__all__ = ["StrategySolver", "reached", "work_of"]
+
+
+class StrategySolver(Solver):
+    """Answers tasks by a strategy; an attempt is its final answer, at the price of all its calls.
+
+    What is trained is the bare prompt and the answer: what took many calls becomes what takes one.
+    """
+
+    def __init__(self, s: Session, strategy: str) -> None:
+        super().__init__(s.server.gateway, s.environment)
+        self._session = s
+        self._strategy = build_strategy(strategy)
+
+    async def attempt(self, task: Task, messages: Sequence[Message], sampling: Sampling) -> list[Attempt]:
+        """Answer `sampling.n` times, each with a seed of its own, and judge each answer."""
+        return await asyncio.gather(*(self._answer(task, messages, sampling, i) for i in range(sampling.n)))
+
+    async def _answer(self, task: Task, messages: Sequence[Message], sampling: Sampling, index: int) -> Attempt:
+        work = work_of(self._session, task, messages)
+        work = replace(work, temperature=sampling.temperature, seed=derive(sampling.seed or 0, "strategy", index))
+        found = await reached(self._strategy, work)
+        completion = Completion(
+            text=found.text or found.draft.text,
+            finish_reason="stop",
+            prompt_tokens=found.price.prompt_tokens,
+            completion_tokens=found.price.completion_tokens,
+            policy=self._gateway.policy,
+        )
+        if found.text is None:
+            return Attempt(completion, None, 0.0, "no_answer" if not found.stopped else "stopped")
+        checked = await self._environment.check(task, found.text)
+        return Attempt(completion, found.text, checked.score, checked.reason)
+
+
+async def reached(strategy: Strategy, work: Work) -> Answer:
+    """Answer a task for the ledger, where a model that cannot be reached is no answer but a failure.
+
+    Raises:
+        ServingError: it could not be reached.
+    """
+    found = await answer_task(strategy, work)
+    if found.lost:
+        raise ServingError(found.stopped)
+    return found
+
+
+def work_of(s: Session, task: Task, opening: Sequence[Message], budget: Budget | None = None) -> Work:
+    """Return the work of a task in a run, by the run's own settings."""
+    return Work(
+        task=task,
+        form=s.environment,
+        meter=Meter(s.server.gateway, budget),
+        opening=tuple(opening),
+        max_tokens=s.config.solve.max_tokens,
+        heat=s.config.solve.temperature,
+        seed=s.seed("strategy", task.id),
+        toolbox=s.toolbox,
+        bounds=s.config.solve.bounds,
+    )
