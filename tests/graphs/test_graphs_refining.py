@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 from tests.graphs.simulated import small
-from tests.refinement.kit import Model, in_turn, work
+from tests.refinement.kit import Model, in_turn, judging, work
 from typer.testing import CliRunner, Result
 
 from autotelic.cli.app import app
 from autotelic.cli.strategies import split_strategies
 from autotelic.core.errors import ServingError, UsageError
-from autotelic.graphs import Outcome
+from autotelic.graphs import GraphContext, Outcome, build_refine
 from autotelic.graphs.strategy_solver import reached
-from autotelic.refinement import direct
-from autotelic.serving import TooLong, Unavailable
+from autotelic.refinement import Budget, direct
+from autotelic.serving import Gateway, TooLong, Unavailable
 from autotelic.store import EpisodeRow, EvaluationRow, ExampleRow, Ledger, StrategyRow
 
 Play = Callable[..., tuple[Outcome, Ledger]]
@@ -111,3 +111,23 @@ def test_strategies_are_listed_and_shown() -> None:
     listed = json.loads(invoke("strategies", "list", "--json").stdout)
     assert {"strategy": "universal", "parameters": "inner, n=5"}.items() <= listed[-1].items()
     assert "arXiv 2303.11366" in json.loads(invoke("strategies", "show", "reflexion", "--json").stdout)["what"]
+
+
+async def test_an_open_question_is_answered_by_a_strategy_with_its_price() -> None:
+    model = Model(judging(lambda answer: answer == "6", in_turn("4", "Look at both.", "6")))
+    gateway = Gateway(model)
+    gateway.unblock(None)
+    graph = build_refine(GraphContext(gateway, strategy="reflexion(tries=2)"))
+    state = await graph.ainvoke({"question": "What is the divisor?"})
+    assert (state["answer"], state["stopped"], state["price"]["calls"]) == ("6", "", 5)
+    assert [draft["answer"] for draft in state["drafts"]] == ["4", "6"]
+    assert [m["role"] for m in state["messages"]] == ["system", "user", "assistant"]
+    with pytest.raises(UsageError, match="needs a question"):
+        await graph.ainvoke({"question": " "})
+    short = build_refine(GraphContext(gateway, strategy="reflexion(tries=2)", budget=Budget(calls=1)))
+    assert (await short.ainvoke({"question": "And now?"}))["stopped"] == "calls"
+
+
+def test_run_refine_refuses_a_strategy_before_it_starts_a_model() -> None:
+    with pytest.raises(UsageError, match="no strategy is called 'nobody'"):
+        invoke("run", "refine", "--strategy", "nobody", "--input", '{"question": "2 + 2?"}')

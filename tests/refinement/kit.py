@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -64,3 +65,22 @@ def in_turn(*texts: str | tuple[str, float]) -> Says:
     """The texts one after the other, over all calls and samples; the last one for ever."""
     left = list(texts)
     return lambda _asked, _index: left.pop(0) if len(left) > 1 else left[0]
+
+
+JUDGE = "Is the answer right or wrong?"
+
+
+def judged(verdict: str, fault: str = "") -> str:
+    return json.dumps({"verdict": verdict, "fault": fault, "advice": ""})
+
+
+def judging(right: Callable[[str], bool], otherwise: Says) -> Says:
+    """A model that as a critic says what `right` says of the answer, and else what `otherwise` says."""
+
+    def says(asked: str, index: int) -> str | tuple[str, float]:
+        if JUDGE in asked:
+            answer = asked.split("\n\nAnswer:\n")[1].split("\n")[0]
+            return judged("right" if right(answer) else "wrong", fault="it is too small")
+        return otherwise(asked, index)
+
+    return says

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.refinement.kit import ENVIRONMENT, RIGHT, TASK, Model, Says, in_turn, work
+from tests.refinement.kit import ENVIRONMENT, RIGHT, TASK, Model, in_turn, judging, work
 
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Message
@@ -35,24 +34,6 @@ from autotelic.refinement import (
 )
 from autotelic.serving import Gateway
 from autotelic.tools import Toolbox, tool
-
-JUDGE = "Is the answer right or wrong?"
-
-
-def judged(verdict: str, fault: str = "") -> str:
-    return json.dumps({"verdict": verdict, "fault": fault, "advice": ""})
-
-
-def judging(right: Callable[[str], bool], otherwise: Says) -> Says:
-    """A model that as a critic says what `right` says of the answer, and else what `otherwise` says."""
-
-    def says(asked: str, index: int) -> str | tuple[str, float]:
-        if JUDGE in asked:
-            answer = asked.split("\n\nAnswer:\n")[1].split("\n")[0]
-            return judged("right" if right(answer) else "wrong", fault="it is too small")
-        return otherwise(asked, index)
-
-    return says
 
 
 def draft(answer: str | None) -> Draft:

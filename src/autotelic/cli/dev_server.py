@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from langgraph_sdk.runtime import ServerRuntime
 from autotelic.cli.actions import Source, graph_context
 from autotelic.cli.graphs import nobody
 from autotelic.core.progress import Silent
-from autotelic.graphs import GraphContext, build_ask
+from autotelic.graphs import GraphContext, build_ask, build_refine
 from autotelic.serving import DEFAULT_MODEL
 from autotelic.tools import ToolsConfig
 
-__all__ = ["solve"]
+__all__ = ["refine", "solve"]
 
 _opened: GraphContext | None = None
 _opening = asyncio.Lock()
@@ -32,6 +33,12 @@ _open = AsyncExitStack()
 async def solve(runtime: ServerRuntime[Any]) -> Any:
     """Return the graph `solve`; only for a run is a model opened, not to look at the graph."""
     return build_ask(await _context() if runtime.execution_runtime else nobody())
+
+
+async def refine(runtime: ServerRuntime[Any]) -> Any:
+    """Return the graph `refine`, which answers by the strategy in `AUTOTELIC_STRATEGY`."""
+    context = await _context() if runtime.execution_runtime else nobody()
+    return build_refine(replace(context, strategy=os.environ.get("AUTOTELIC_STRATEGY", context.strategy)))
 
 
 async def _context() -> GraphContext:

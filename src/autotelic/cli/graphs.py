@@ -7,6 +7,7 @@ import json
 import sys
 import uuid
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +46,10 @@ def run_graph(
     base_url: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server for --remote.")] = None,
     tool: ToolOption = None,
     allow: AllowOption = None,
+    strategy: Annotated[
+        str, typer.Option(help="How the graph refine answers, e.g. reflexion(tries=2); see: strategies list.")
+    ] = "self_consistency",
+    calls: Annotated[int | None, typer.Option(min=1, help="Most calls of the model for an answer of refine.")] = None,
     thread: Annotated[str | None, typer.Option(help="Thread to begin or to go on with; else a new one.")] = None,
     start: Annotated[str | None, typer.Option("--from", help="Checkpoint of the thread to start from.")] = None,
     answer: Annotated[str | None, typer.Option(help="JSON: the answer to what the graph waits for.")] = None,
@@ -54,6 +59,7 @@ def run_graph(
 ) -> None:
     """Run an agent graph on a thread; exit code 3 if it waits for an answer."""
     from autotelic.cli.actions import Source
+    from autotelic.refinement import Budget, build_strategy
     from autotelic.serving import DEFAULT_MODEL
 
     payload, reply = _json(given, "--input"), _json(answer, "--answer")
@@ -61,12 +67,13 @@ def run_graph(
         raise UsageError(f'--input is {given}, expected an object such as {{"question": "2 + 2?"}}.')
     if thread is None and payload is None:
         raise UsageError("there is nothing to run. Give --input, or --thread of a thread that is to go on.")
+    build_strategy(strategy)  # a mistake is found before anything is started
+    how = {"strategy": strategy, "budget": Budget(calls=calls)}
     source = Source(run=run, model=model or DEFAULT_MODEL, remote=remote, base_url=base_url)
     name = thread or uuid.uuid4().hex[:8]
     shown = _Shown(quiet=as_json, lines=events)
-    last = asyncio.run(
-        _run(graph, payload, source, tools_config(tool, allow), shown, threads, thread=name, start=start, answer=reply)
-    )
+    tools, where = tools_config(tool, allow), {"thread": name, "start": start, "answer": reply}
+    last = asyncio.run(_run(graph, payload, source, tools, how, shown, threads, **where))
     if as_json:
         state = last.data if last.kind == "end" and isinstance(last.data, dict) else {"question": last.data}
         show({**state, "thread": name}, True, "")
@@ -150,7 +157,14 @@ class _Shown:
 
 
 async def _run(
-    spec: str, payload: Any, source: Source, tools: ToolsConfig, shown: _Shown, threads: str | None, **where: Any
+    spec: str,
+    payload: Any,
+    source: Source,
+    tools: ToolsConfig,
+    how: dict[str, Any],
+    shown: _Shown,
+    threads: str | None,
+    **where: Any,
 ) -> Event:
     from autotelic.cli.actions import graph_context
     from autotelic.cli.bars import Bars
@@ -161,7 +175,8 @@ async def _run(
         context = None
         if wants_context(found):
             with Bars() as bars:
-                context = await stack.enter_async_context(graph_context(source, tools=tools, progress=bars))
+                made = await stack.enter_async_context(graph_context(source, tools=tools, progress=bars))
+                context = replace(made, **how)
         place = threads or (source.run / "threads.sqlite" if source.run else threads_file())
         saver = await stack.enter_async_context(open_threads(place))
         async for event in stream(compiled(found, context), payload, saver, **where):

@@ -24,6 +24,7 @@ _builtin: dict[tuple[str, str], str] = {
     ("environment", "code"): "autotelic.environments.code:CodeEnvironment",
     ("method", "sft"): "autotelic.training.sft:SFT [train]",
     ("graph", "solve"): "autotelic.graphs:build_ask",
+    ("graph", "refine"): "autotelic.graphs:build_refine",
     ("embedder", "minilm"): "autotelic.memory.embedder:MiniLM",
     ("selector", "balanced"): "autotelic.selection:Balanced",
     ("strategy", "direct"): "autotelic.refinement:direct",

@@ -19,10 +19,11 @@ from autotelic.core.words import Message, ToolCall
 from autotelic.environments import plain_answer
 from autotelic.graphs.session import as_dicts
 from autotelic.memory import Kind, Memory, Query
+from autotelic.refinement import Budget
 from autotelic.serving import Gateway, Sampling
 from autotelic.tools import Toolbox
 
-__all__ = ["AskState", "GraphContext", "build_ask"]
+__all__ = ["PLAIN", "AskState", "GraphContext", "build_ask", "opening"]
 
 PLAIN = "Answer the question. Reply with the answer only."
 TOOLED = "Answer the question with the help of tools."
@@ -50,6 +51,10 @@ class GraphContext:
     """Bound on one turn of the model, tokens."""
     picker: Picker | None = None
     """Offers a question a few of many tools; without it all that are allowed."""
+    strategy: str = "self_consistency"
+    """How the graph `refine` answers."""
+    budget: Budget = field(default_factory=Budget)
+    """How much an answer of the graph `refine` may cost."""
 
 
 class AskState(TypedDict, total=False):
@@ -76,19 +81,9 @@ def build_ask(context: GraphContext) -> Any:
         asked = as_dicts([Message(role="user", content=state["question"])])
         if said := state.get("messages"):  # the thread goes on
             return {"messages": [*said, *asked], "calls": [], "turns": 0}
-        found = await remembered(state["question"], "demonstration", context.demonstrations)
-        lessons = await remembered(state["question"], "lesson", context.lessons)
-        if spoken:
-            found = [d if d.turns else d.model_copy(update={"said": answering(d.answer)}) for d in found]
-        system = advised(TOOLED if loop.offered else PLAIN, [one.advice for one in lessons])
-        messages = [Message(role="system", content=system), *(m for d in found for m in d.messages)]
-        ids = [one.id for one in (*found, *lessons)]
-        return {"messages": [*as_dicts(messages), *asked], "memory_ids": ids, "calls": [], "turns": 0}
-
-    async def remembered(question: str, kind: Kind, k: int) -> list[Any]:
-        if context.memory is None or not k:
-            return []
-        return (await context.memory.retrieve([Query(question, kinds=(kind,), scopes=context.scopes)], k))[0]
+        system = TOOLED if loop.offered else PLAIN
+        messages, ids = await opening(context, system, state["question"], spoken=spoken)
+        return {"messages": as_dicts(messages), "memory_ids": ids, "calls": [], "turns": 0}
 
     async def draft(state: AskState) -> AskState:
         sampling = Sampling(temperature=0.0, max_tokens=context.max_tokens)
@@ -129,6 +124,32 @@ def build_ask(context: GraphContext) -> Any:
     graph.add_conditional_edges("draft", lambda state: END if state["stopped"] else "act", ["act", END])
     graph.add_edge("act", "draft")
     return graph.compile()
+
+
+async def opening(
+    context: GraphContext, system: str, question: str, *, spoken: bool = False
+) -> tuple[list[Message], list[str]]:
+    """Return how a question is put to the model, with what the memory has for it, and the ids of that.
+
+    Args:
+        context: gives the memory.
+        system: the system prompt, before advice is added.
+        question: what is asked.
+        spoken: whether the model answers in the form of the tool loop, so that examples have to.
+    """
+    found = await _remembered(context, question, "demonstration", context.demonstrations)
+    lessons = await _remembered(context, question, "lesson", context.lessons)
+    if spoken:
+        found = [d if d.turns else d.model_copy(update={"said": answering(d.answer)}) for d in found]
+    first = Message(role="system", content=advised(system, [one.advice for one in lessons]))
+    examples = [message for d in found for message in d.messages]
+    return [first, *examples, Message(role="user", content=question)], [one.id for one in (*found, *lessons)]
+
+
+async def _remembered(context: GraphContext, question: str, kind: Kind, k: int) -> list[Any]:
+    if context.memory is None or not k:
+        return []
+    return (await context.memory.retrieve([Query(question, kinds=(kind,), scopes=context.scopes)], k))[0]
 
 
 def _records(state: AskState) -> list[CallRecord]:

@@ -1,0 +1,83 @@
+"""The graph behind `autotelic run refine`: one open question, answered by a strategy, with its drafts and its price."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from langgraph.config import get_stream_writer
+from langgraph.graph import END, START, StateGraph
+
+from autotelic.core.errors import UsageError
+from autotelic.core.words import Message, Task
+from autotelic.environments import Checked, plain_answer
+from autotelic.graphs.ask import PLAIN, GraphContext, opening
+from autotelic.graphs.session import as_dicts
+from autotelic.graphs.strategy_solver import reached
+from autotelic.refinement import Meter, Work, build_strategy
+
+__all__ = ["RefineState", "build_refine"]
+
+
+class RefineState(TypedDict, total=False):
+    """`question` goes in, `answer` comes out; the rest is how it came to be, as plain data."""
+
+    question: str
+    messages: list[dict[str, Any]]
+    memory_ids: list[str]
+    answer: str | None
+    drafts: list[dict[str, Any]]
+    price: dict[str, Any]
+    stopped: str
+
+
+class _Open:
+    """The form of an open question: any text is an answer, and nobody knows the right one."""
+
+    def system_prompt(self, task: Task) -> str:  # noqa: ARG002
+        return PLAIN
+
+    def parse(self, task: Task, text: str) -> str | None:  # noqa: ARG002
+        return plain_answer(text)
+
+    async def check(self, task: Task, answer: str | None) -> Checked:  # noqa: ARG002
+        return Checked(score=None, reason="no_checker")
+
+
+def build_refine(context: GraphContext) -> Any:
+    """Compile the graph; give it `question`, read `answer`, `drafts`, `price` and `stopped`."""
+    strategy = build_strategy(context.strategy)
+
+    async def recall(state: RefineState) -> RefineState:
+        if not str(state.get("question") or "").strip():
+            raise UsageError('the graph refine needs a question: --input \'{"question": "..."}\'')
+        messages, ids = await opening(context, PLAIN, state["question"])
+        return {"messages": as_dicts(messages), "memory_ids": ids}
+
+    async def answer(state: RefineState) -> RefineState:
+        work = Work(
+            task=Task.make(environment="open", family="open", question=state["question"], key={}),
+            form=_Open(),
+            meter=Meter(context.gateway, context.budget),
+            opening=tuple(Message.model_validate(m) for m in state["messages"]),
+            max_tokens=context.max_tokens,
+            toolbox=context.toolbox,
+            bounds=context.bounds,
+        )
+        found = await reached(strategy, work)
+        get_stream_writer()({"node": "answer", "token": found.text or ""})
+        said = Message(role="assistant", content=found.text or "")
+        return {
+            "messages": [*state["messages"], *as_dicts([said])],
+            "answer": found.text,
+            "drafts": [draft.model_dump(mode="json", exclude={"of"}) for draft in found.draft.of],
+            "price": found.price.model_dump(mode="json"),
+            "stopped": found.stopped,
+        }
+
+    graph = StateGraph(RefineState)
+    graph.add_node("recall", recall)
+    graph.add_node("answer", answer)
+    graph.add_edge(START, "recall")
+    graph.add_edge("recall", "answer")
+    graph.add_edge("answer", END)
+    return graph.compile()
