@@ -61,10 +61,12 @@ class Restless(Model):
             return json.dumps({"verdict": "wrong", "fault": "no", "advice": ""})
         if "questions" in asked_for:
             return json.dumps({"questions": ["one?", "two?"]})
+        if "choice" in asked_for:
+            return json.dumps({"choice": asked_for["choice"]["enum"][0]})
         if sampling.tools:
             called = {"calls": [{"tool": "double", "arguments": {"number": self._said}}]}
             return json.dumps(called if self._said % 2 else {"answer": str(self._said)})
-        return "1" if sampling.choices == ("1", "2", "3") else "maybe" if sampling.choices else str(self._said)
+        return str(self._said)
 
 
 async def answered(strategy: str, model: Model, budget: Budget | None = None) -> Answer:

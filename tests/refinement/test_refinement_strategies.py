@@ -87,9 +87,12 @@ async def test_best_of_by_the_critic_and_by_the_checker_where_it_may_be_used() -
 
 
 async def test_the_model_chooses_among_texts_that_no_vote_can_count() -> None:
-    model = Model(lambda asked, index: "2" if "Which answer agrees" in asked else f"text {index}")
+    model = Model(lambda asked, index: '{"choice": "2"}' if "Which answer agrees" in asked else f"text {index}")
     answer = await answer_task(universal(n=3), work(model))
-    assert answer.text == "text 1" and model.asked[-1][1].choices == ("1", "2", "3")
+    schema = model.asked[-1][1].schema
+    assert answer.text == "text 1" and schema and schema["properties"]["choice"]["enum"] == ["1", "2", "3"]
+    mute = Model(lambda asked, index: "no idea" if "Which answer agrees" in asked else f"text {index}")
+    assert (await answer_task(universal(n=3), work(mute))).text == "text 0"
 
 
 ANSWERS = st.lists(st.sampled_from(["1", "2", "3", None]), min_size=1, max_size=9)
@@ -212,10 +215,11 @@ async def test_a_tree_keeps_the_chains_that_are_rated_best() -> None:
 
     class Rating(Model):
         async def complete(self, messages, sampling, policy):  # type: ignore[no-untyped-def]
-            if sampling.choices:
+            if sampling.schema:
                 chain = messages[-2].content
                 rated.append(chain)
-                self._says = lambda _a, _i: "sure" if chain in ("b", "b\nc") else "impossible"
+                said = {"choice": "sure" if chain in ("b", "b\nc") else "impossible"}
+                self._says = lambda _a, _i: json.dumps(said)
             elif sampling.stop:
                 self._says = lambda _a, index: "abc"[index]
             else:

@@ -140,10 +140,8 @@ def universal(inner: Strategy | None = None, *, n: Count = 5) -> Strategy:
             role="user",
             content=f"{work.task.question}\n\n{listed}\n\nWhich answer agrees most with the others? Reply its number.",
         )
-        choices = tuple(str(i) for i in range(1, len(drafts) + 1))
-        (said,) = await work.ask([ask], temperature=0.0, choices=choices, max_tokens=4)
-        text = said.text.strip()
-        chosen = drafts[int(text) - 1] if text in choices else drafts[0]
+        said = await work.choose([ask], [str(i) for i in range(1, len(drafts) + 1)])
+        chosen = drafts[int(said) - 1] if said else drafts[0]
         return work.note(Draft(text=chosen.text, answer=chosen.answer, by="universal", of=tuple(drafts)))
 
     async def strategy(work: Work, n: int = 1) -> list[Draft]:

@@ -144,8 +144,8 @@ async def _expand(work: Work, node: Node, width: int) -> list[Node]:
 
 
 async def _rated(work: Work, node: Node) -> float:
-    (said,) = await work.ask(_asked(work, node, RATE), temperature=0.0, choices=tuple(WORTH), max_tokens=8)
-    return WORTH.get(said.text.strip(), 0.0)
+    said = await work.choose(_asked(work, node, RATE), tuple(WORTH))
+    return WORTH[said] if said else 0.0
 
 
 async def _concluded(work: Work, node: Node, by: str) -> Draft:

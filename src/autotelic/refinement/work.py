@@ -11,6 +11,7 @@ Whether a draft is right no strategy can see, but for `Work.check`, where the ca
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
@@ -314,6 +315,21 @@ class Work:
             "logprobs": self.logprobs,
         }
         return await self.meter.complete(list(messages), Sampling(**(settings | sampling)))
+
+    async def choose(self, messages: Sequence[Message], options: Sequence[str]) -> str | None:
+        """Have the model choose one of the options; `None` if it names none of them."""
+        schema = {
+            "type": "object",
+            "properties": {"choice": {"enum": list(options)}},
+            "required": ["choice"],
+            "additionalProperties": False,
+        }
+        (said,) = await self.ask(messages, temperature=0.0, schema=schema, max_tokens=24)
+        try:
+            found = json.loads(said.text)["choice"]
+        except (ValueError, KeyError, TypeError):
+            return None
+        return found if found in options else None
 
     def draft(self, completion: Completion, by: str, **rest: Any) -> Draft:
         """Read a completion; what was cut off holds no answer."""

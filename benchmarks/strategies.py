@@ -1,0 +1,89 @@
+"""What strategies of answering are worth and cost with a trained policy, and with the base before it.
+
+    .venv/bin/python benchmarks/strategies.py runs/seed0 runs/seed1 runs/seed2 [--tasks 200] [--strategies A,B]
+
+Each run is a finished self-play session. Its base and its champion answer the same tasks of its last fresh suite by
+each strategy; what the runs found is put together. A run's seed decides about tasks and sampling, so three runs with
+three seeds are three seeds here. Answers are rows of the run's ledger: what was cut off goes on.
+
+Prints a table for the base and one for the champion, writes `strategies.html` (accuracy against tokens) beside the
+first run, and as its last line one JSON object; its `ratio` is the best strategy's accuracy over that of the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from pathlib import Path
+
+from autotelic.cli.actions import opened_suite
+from autotelic.cli.bars import Bars
+from autotelic.cli.strategies import split_strategies
+from autotelic.core.run_dir import RunDir
+from autotelic.evaluation import StrategyFigures, strategy_figures, strategy_page
+from autotelic.graphs.refining import answer_suite_by
+from autotelic.store import EvaluationRow, Ledger, StrategyRow
+
+STRATEGIES = (
+    "direct,self_consistency(n=8),self_consistency(n=8, weigh='certainty'),best_of(n=8),best_of(n=8, by='critic'),"
+    "universal,self_refine,reflexion,plan_and_solve,least_to_most,tree_of_thoughts,monte_carlo,debate,mixture"
+)
+
+
+async def answered(run: Path, names: list[str], count: int, bars: Bars) -> dict[str, dict[str, list[StrategyRow]]]:
+    """Return the rows of a run by side (`base`, `champion`) and strategy."""
+    ledger = Ledger(RunDir(run).require().ledger)
+    last, champion = max(ledger.column(EvaluationRow, "round", suite="fresh")), ledger.champion().number
+    ledger.close()
+    found: dict[str, dict[str, list[StrategyRow]]] = {}
+    for side, policy in (("base", 0), ("champion", champion)):
+        async with opened_suite(run, f"fresh:{last}", policy, memory=False, progress=bars) as (s, asked):
+            found[side] = {
+                name: await answer_suite_by(s, name, asked.suite, asked.round, policy, limit=count) for name in names
+            }
+    return found
+
+
+def show(side: str, found: list[StrategyFigures]) -> None:
+    """Print one side's table."""
+    print(f"\n{side:<44} accuracy [95%]          gain [95%]            tokens  calls  seconds  mended/spoiled")
+    for one in found:
+        share, gain = one.accuracy, one.gain
+        assert share is not None  # every task has an answer
+        gained = f"{100 * gain.gain:+5.1f} [{100 * gain.low:+5.1f}, {100 * gain.high:+5.1f}]" if gain else ""
+        print(
+            f"{one.strategy:<44} {share.mean:6.1%} [{share.low:.1%}, {share.high:.1%}]  {gained:<20} "
+            f"{one.tokens:7,.0f} {one.calls:6.1f} {one.seconds:8.2f}  {one.mended}/{one.spoiled}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="finished runs")
+    parser.add_argument("--tasks", type=int, default=200, help="tasks of each run")
+    parser.add_argument("--strategies", default=STRATEGIES, help="what is compared; the first is compared with")
+    given = parser.parse_args()
+    names = split_strategies(given.strategies)
+    sides: dict[str, dict[str, list[StrategyRow]]] = {"base": {}, "champion": {}}
+    with Bars() as bars:
+        for run in given.runs:
+            for side, rows in asyncio.run(answered(run, names, given.tasks, bars)).items():
+                for name, own in rows.items():
+                    # Two runs may hold the same task: here it counts once for each.
+                    marked = [StrategyRow(**row.model_dump() | {"task_id": f"{run}/{row.task_id}"}) for row in own]
+                    sides[side].setdefault(name, []).extend(marked)
+    figures = {side: strategy_figures(rows) for side, rows in sides.items()}
+    for side, found in figures.items():
+        show(side, found)
+    n = len(sides["champion"][names[0]])
+    page = given.runs[0].parent / "strategies.html"
+    page.write_text(strategy_page(figures["champion"], f"Champions of {len(given.runs)} runs, {n} tasks"))
+    print(f"\n{page}")
+    shares = {side: {f.strategy: f.accuracy.mean for f in found if f.accuracy} for side, found in figures.items()}
+    direct, best = shares["champion"][names[0]], max(shares["champion"].values())
+    print(json.dumps({"ratio": best / direct if direct else None, "tasks": n, "accuracy": shares}))
+
+
+if __name__ == "__main__":
+    main()
