@@ -16,10 +16,10 @@ from autotelic.cli.app import app
 from autotelic.cli.strategies import split_strategies
 from autotelic.core.errors import ServingError, UsageError
 from autotelic.graphs import GraphContext, Outcome, build_refine
-from autotelic.graphs.strategy_solver import reached
+from autotelic.graphs.strategy_solver import current_routes, reached
 from autotelic.refinement import Budget, direct
 from autotelic.serving import Gateway, TooLong, Unavailable
-from autotelic.store import EpisodeRow, EvaluationRow, ExampleRow, Ledger, StrategyRow
+from autotelic.store import EpisodeRow, EvaluationRow, ExampleRow, Ledger, RouteRow, StrategyRow
 
 Play = Callable[..., tuple[Outcome, Ledger]]
 WAYS = "direct, self_consistency(n=4, batch=2), reflexion(tries=2)"
@@ -131,3 +131,25 @@ async def test_an_open_question_is_answered_by_a_strategy_with_its_price() -> No
 def test_run_refine_refuses_a_strategy_before_it_starts_a_model() -> None:
     with pytest.raises(UsageError, match="no strategy is called 'nobody'"):
         invoke("run", "refine", "--strategy", "nobody", "--input", '{"question": "2 + 2?"}')
+
+
+def test_routes_are_learned_proved_and_used_by_auto(copied: Path) -> None:
+    voted = "self_consistency(n=5, batch=5)"
+    found = json.loads(invoke("strategies", "learn", copied, "--strategy", voted, "--price", 0, "--json").stdout)
+    assert (found["version"], found["learned_on"], found["proved_on"]) == (1, "fresh:1", "fresh:2")
+    assert {one["strategy"] for one in found["choices"]} == {voted} and found["reasons"]
+    ledger = Ledger(copied / "ledger.sqlite")
+    assert ledger.count(RouteRow) == 1 and current_routes(ledger) == (found["routes"] if found["promoted"] else {})
+    ledger.add(
+        [RouteRow(version=2, policy=1, promoted=True, routes={"gcd": voted}, learned_on="", proved_on="", choices=[])]
+    )
+    ledger.close()
+    assert invoke("eval", copied, "--strategy", "auto").exit_code == 0
+    ledger = Ledger(copied / "ledger.sqlite")
+    drafts = {(row.family == "gcd", len(row.drafts)) for row in ledger.rows(StrategyRow, strategy="auto")}
+    assert drafts == {(True, 5), (False, 0)}
+    ledger.close()
+    with pytest.raises(UsageError, match="another round"):
+        invoke("strategies", "learn", copied, "--strategy", voted, "--on", 2)
+    with pytest.raises(UsageError, match="no suite fresh:9"):
+        invoke("strategies", "learn", copied, "--strategy", voted, "--on", 9)

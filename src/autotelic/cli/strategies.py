@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from autotelic.cli.shown import JsonOption, out, show
+from autotelic.cli.shown import JsonOption, RunArgument, out, show
 from autotelic.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate_strategies", "split_strategies", "strategies", "strategy_table"]
 
-strategies = typer.Typer(help="Strategies of answering: list, show.", no_args_is_help=True)
+strategies = typer.Typer(help="Strategies of answering: list, show, learn.", no_args_is_help=True)
 
 
 @strategies.command("list")
@@ -50,6 +51,51 @@ def show_strategy(
     maker = lookup("strategy", name)
     data = {"strategy": name, "parameters": parameters(maker), "what": _doc(maker)}
     show(data, as_json, f"{name}({data['parameters']})\n\n{data['what']}")
+
+
+@strategies.command("learn")
+def learn(
+    run: RunArgument,
+    strategy: Annotated[
+        str, typer.Option(help="Strategies to weigh against direct, e.g. self_consistency(n=8),debate.")
+    ],
+    on: Annotated[int, typer.Option(help="Round whose fresh suite is learned on.")] = 1,
+    prove: Annotated[int, typer.Option(help="Round whose fresh suite decides.")] = 2,
+    price: Annotated[float, typer.Option(min=0, help="Points that a thousand tokens more must gain.")] = 1.0,
+    policy: Annotated[int | None, typer.Option(help="Number of a policy; the champion if not given.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Learn which strategy is worth its tokens in which family; `auto` uses it once the gate has promoted it."""
+    from autotelic.cli.bars import Bars
+
+    names = split_strategies(strategy)
+    with Bars() as bars:
+        found = asyncio.run(_learned(run, names, policy, on, prove, price / 100, bars))
+    table = Table("family", "strategy", "gain [95%]", "more tokens", "chosen", box=SIMPLE_HEAD)
+    for one in found["choices"]:
+        gain, chosen = one["gain"], "yes" if one["chosen"] else "no"
+        shown = f"{100 * gain['gain']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+        table.add_row(one["family"], one["strategy"], shown, f"{one['tokens']:,.0f}", chosen)
+    show(found, as_json, table)
+    if not as_json:
+        verdict = "promoted" if found["promoted"] else "not promoted"
+        out.print("\n".join([f"routes {found['version']}: {verdict}", *found["reasons"]]), markup=False)
+
+
+async def _learned(
+    run: Path, names: list[str], policy: int | None, on: int, prove: int, price: float, progress: Progress
+) -> dict[str, Any]:
+    from autotelic.cli.actions import opened_suite
+    from autotelic.graphs.routing import learn_in_run
+    from autotelic.refinement import build_strategy
+
+    for name in names:
+        build_strategy(name)
+    async with opened_suite(run, f"fresh:{prove}", policy, memory=False, progress=progress) as (s, asked):
+        if not s.ledger.suite("fresh", round=on):
+            raise UsageError(f"the run has no suite fresh:{on} to learn on. Name another round with --on.")
+        row = await learn_in_run(s, names, asked.policy, on, prove, price)
+    return row.model_dump(mode="json")
 
 
 def split_strategies(text: str) -> list[str]:

@@ -27,6 +27,7 @@ _builtin: dict[tuple[str, str], str] = {
     ("graph", "refine"): "autotelic.graphs:build_refine",
     ("embedder", "minilm"): "autotelic.memory.embedder:MiniLM",
     ("selector", "balanced"): "autotelic.selection:Balanced",
+    ("strategy", "auto"): "autotelic.refinement:auto",
     ("strategy", "direct"): "autotelic.refinement:direct",
     ("strategy", "tool_loop"): "autotelic.refinement:tool_loop",
     ("strategy", "self_consistency"): "autotelic.refinement:self_consistency",

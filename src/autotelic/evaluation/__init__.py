@@ -16,6 +16,7 @@ from autotelic.evaluation.measure import (
     two_by_two,
 )
 from autotelic.evaluation.report import build_report, write_report
+from autotelic.evaluation.routes import Choice, learn_routes
 from autotelic.evaluation.selftest import SelfTest, Sheet, self_test
 from autotelic.evaluation.skills import SkillDecision, SkillGateConfig, admit_skill, keep_skill
 from autotelic.evaluation.stats import (
@@ -33,6 +34,7 @@ from autotelic.evaluation.strategies import StrategyFigures, strategy_figures, s
 __all__ = [
     "Alarm",
     "AlarmConfig",
+    "Choice",
     "Comparison",
     "ConstantBaseline",
     "Decision",
@@ -61,6 +63,7 @@ __all__ = [
     "full_marks",
     "generation_verification_gap",
     "keep_skill",
+    "learn_routes",
     "overall_baseline",
     "paired_bootstrap",
     "self_test",

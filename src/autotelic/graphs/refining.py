@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from autotelic.agents import Solver
@@ -27,6 +28,7 @@ async def answer_suite_by(
     memory_of: int | None = None,
     budget: Budget | None = None,
     limit: int | None = None,
+    families: Collection[str] = (),
 ) -> list[StrategyRow]:
     """Have a policy answer a suite by a strategy, as far as it has not; return all of its rows, in the suite's order.
 
@@ -41,12 +43,13 @@ async def answer_suite_by(
         memory_of: answer with what the memory held before this round; `None` is without.
         budget: of each answer.
         limit: only the first so many tasks.
+        families: only tasks of these, if any are named.
 
     Raises:
         UsageError: there is no such strategy, or it cannot be used here.
     """
     answers, helped = build_strategy(strategy), memory_of is not None
-    tasks = s.ledger.suite(suite, round=round)[:limit]
+    tasks = [t for t in s.ledger.suite(suite, round=round)[:limit] if not families or t.family in families]
     named = f"{strategy} within {budget}" if budget and str(budget) else strategy
     key: dict[str, Any] = {"suite": suite, "round": round, "policy": policy, "strategy": named, "memory": helped}
     done = set(s.ledger.column(StrategyRow, "task_id", **key))

@@ -13,8 +13,9 @@ from autotelic.core.words import Completion, Message, Task
 from autotelic.graphs.session import Session
 from autotelic.refinement import Answer, Budget, Meter, Strategy, Work, answer_task, build_strategy
 from autotelic.serving import Sampling
+from autotelic.store import Ledger, RouteRow
 
-__all__ = ["StrategySolver", "reached", "work_of"]
+__all__ = ["StrategySolver", "current_routes", "reached", "work_of"]
 
 
 class StrategySolver(Solver):
@@ -73,4 +74,11 @@ def work_of(s: Session, task: Task, opening: Sequence[Message], budget: Budget |
         seed=s.seed("strategy", task.id),
         toolbox=s.toolbox,
         bounds=s.config.solve.bounds,
+        routes=current_routes(s.ledger),
     )
+
+
+def current_routes(ledger: Ledger) -> dict[str, str]:
+    """Return family to strategy of the routes that count; empty while none were promoted."""
+    promoted = ledger.rows(RouteRow, promoted=True, order="version")
+    return dict(promoted[-1].routes) if promoted else {}

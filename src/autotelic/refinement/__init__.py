@@ -6,6 +6,7 @@ trace and its price, and they compose by wrapping.
 
 from __future__ import annotations
 
+from autotelic.refinement.auto import auto
 from autotelic.refinement.build import build_strategy, parameters
 from autotelic.refinement.decoding import best_of, direct, self_consistency, tool_loop, universal
 from autotelic.refinement.feedback import critic, reflexion, self_refine
@@ -43,6 +44,7 @@ __all__ = [
     "Vote",
     "Work",
     "answer_task",
+    "auto",
     "best_of",
     "build_strategy",
     "critic",

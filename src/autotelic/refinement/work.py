@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Protocol, runtime_checkable
@@ -290,6 +290,8 @@ class Work:
     """Whether the environment's checker may be used while answering (public tests; never a hidden key)."""
     others: tuple[Gateway, ...] = ()
     """Other models that may take part."""
+    routes: Mapping[str, str] = field(default_factory=dict)
+    """Family to strategy, for `auto`."""
     best: list[Draft] = field(default_factory=list)
     """Noted drafts, the best last: what comes out if the strategy is stopped."""
     lessons: list[str] = field(default_factory=list)

@@ -318,6 +318,24 @@ class StrategyRow(SQLModel, table=True):
     """Drafts that the answer was made from: `by`, `answer`, `score`, `certainty`."""
 
 
+class RouteRow(SQLModel, table=True):
+    """A version of the routes: which strategy answers which family."""
+
+    __tablename__ = "route"
+    version: int = Field(primary_key=True)
+    policy: int
+    promoted: bool
+    """The highest promoted version counts."""
+    routes: dict[str, str] = _json()
+    learned_on: str
+    proved_on: str
+    choices: list[dict[str, Any]] = _json()
+    """What was weighed: `Choice`, one for each family and strategy."""
+    evidence: dict[str, Any] = _json(default_factory=dict)
+    """Direct against `auto` on tasks that the routes were not learned on: `Comparison`."""
+    reasons: list[str] = _json(default_factory=list)
+
+
 class TrialRow(SQLModel, table=True):
     """One answer of a matched rollout: with or without the skill, by the same policy with the same seed."""
 
