@@ -10,24 +10,19 @@ from autotelic.refinement.auto import auto
 from autotelic.refinement.build import build_strategy, parameters
 from autotelic.refinement.decoding import best_of, direct, self_consistency, tool_loop, universal
 from autotelic.refinement.feedback import critic, reflexion, self_refine
+from autotelic.refinement.meter import Budget, Meter, Price, Spent, Step, Tally
 from autotelic.refinement.planning import least_to_most, plan_and_solve
 from autotelic.refinement.search import monte_carlo, tree_of_thoughts
 from autotelic.refinement.together import debate, mixture
 from autotelic.refinement.voting import Vote, decided, vote
 from autotelic.refinement.work import (
     Answer,
-    Budget,
     Draft,
     Form,
-    Meter,
-    Price,
-    Spent,
-    Step,
     Strategy,
-    Tally,
     Work,
     answer_task,
-    several,
+    strategy_of,
 )
 
 __all__ = [
@@ -59,7 +54,7 @@ __all__ = [
     "reflexion",
     "self_consistency",
     "self_refine",
-    "several",
+    "strategy_of",
     "tool_loop",
     "tree_of_thoughts",
     "universal",

@@ -14,7 +14,7 @@ from autotelic.core.errors import UsageError
 from autotelic.core.seeds import derive
 from autotelic.core.words import Message
 from autotelic.refinement.voting import decided, vote
-from autotelic.refinement.work import Count, Draft, Share, Strategy, Work, several
+from autotelic.refinement.work import Count, Draft, Share, Strategy, Work, strategy_of
 from autotelic.serving import Sampling
 
 __all__ = ["best_of", "direct", "self_consistency", "tool_loop", "universal"]
@@ -42,10 +42,7 @@ def tool_loop() -> Strategy:
         answer = None if talk.answer is None else work.form.parse(work.task, talk.answer)
         return work.note(Draft(text=talk.turns[-1].completion.text, answer=answer, by="tool_loop"))
 
-    async def strategy(work: Work, n: int = 1) -> list[Draft]:
-        return await several(work, n, one)
-
-    return strategy
+    return strategy_of(one)
 
 
 def self_consistency(
@@ -86,10 +83,7 @@ def self_consistency(
             Draft(text=winner.text, answer=winner.answer, by="self_consistency", score=share, of=tuple(drafts))
         )
 
-    async def strategy(work: Work, n: int = 1) -> list[Draft]:
-        return await several(work, n, one)
-
-    return strategy
+    return strategy_of(one)
 
 
 def best_of(
@@ -113,10 +107,7 @@ def best_of(
         best = max(scored, key=_worth)
         return work.note(Draft(text=best.text, answer=best.answer, by="best_of", score=best.score, of=tuple(scored)))
 
-    async def strategy(work: Work, n: int = 1) -> list[Draft]:
-        return await several(work, n, one)
-
-    return strategy
+    return strategy_of(one)
 
 
 def universal(inner: Strategy | None = None, *, n: Count = 5) -> Strategy:
@@ -144,10 +135,7 @@ def universal(inner: Strategy | None = None, *, n: Count = 5) -> Strategy:
         chosen = drafts[int(said) - 1] if said else drafts[0]
         return work.note(Draft(text=chosen.text, answer=chosen.answer, by="universal", of=tuple(drafts)))
 
-    async def strategy(work: Work, n: int = 1) -> list[Draft]:
-        return await several(work, n, one)
-
-    return strategy
+    return strategy_of(one)
 
 
 def _worth(draft: Draft) -> tuple[bool, bool, float]:

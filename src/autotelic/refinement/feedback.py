@@ -15,7 +15,7 @@ from autotelic.core.errors import UsageError
 from autotelic.core.seeds import derive
 from autotelic.core.words import Critique, Message
 from autotelic.refinement.decoding import direct
-from autotelic.refinement.work import Count, Draft, Share, Strategy, Work, several
+from autotelic.refinement.work import Count, Draft, Share, Strategy, Work, strategy_of
 from autotelic.serving import Sampling
 
 __all__ = ["critic", "reflexion", "self_refine"]
@@ -52,10 +52,7 @@ def self_refine(
                 best, said = work.note(found), criticism
         return _settled(best, "self_refine", history)
 
-    async def strategy(work: Work, n: int = 1) -> list[Draft]:
-        return await several(work, n, one)
-
-    return strategy
+    return strategy_of(one)
 
 
 def reflexion(
@@ -91,10 +88,7 @@ def reflexion(
                 learned.append(lesson)
                 work.lessons.append(lesson)
 
-    async def strategy(work: Work, n: int = 1) -> list[Draft]:
-        return await several(work, n, one)
-
-    return strategy
+    return strategy_of(one)
 
 
 def critic(inner: Strategy | None = None, *, rounds: Count = 1) -> Strategy:
@@ -131,10 +125,7 @@ def critic(inner: Strategy | None = None, *, rounds: Count = 1) -> Strategy:
                 break
         return _settled(best, "critic", history)
 
-    async def strategy(work: Work, n: int = 1) -> list[Draft]:
-        return await several(work, n, one)
-
-    return strategy
+    return strategy_of(one)
 
 
 async def _judged(work: Work, draft: Draft, by: str = "critic") -> tuple[Draft, Critique | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from autotelic.core.words import Message
-from autotelic.refinement.work import Count, Draft, Strategy, Work, several
+from autotelic.refinement.work import Count, Draft, Strategy, Work, strategy_of
 
 __all__ = ["least_to_most", "plan_and_solve"]
 
@@ -32,10 +32,7 @@ def plan_and_solve(*, plan_tokens: Count = 96) -> Strategy:
         (answer,) = await work.ask(work.prompt(ask, said, follow))
         return work.note(work.draft(answer, "plan_and_solve"))
 
-    async def strategy(work: Work, n: int = 1) -> list[Draft]:
-        return await several(work, n, one)
-
-    return strategy
+    return strategy_of(one)
 
 
 def least_to_most(*, most: Count = 3, step_tokens: Count = 64) -> Strategy:
@@ -66,10 +63,7 @@ def least_to_most(*, most: Count = 3, step_tokens: Count = 64) -> Strategy:
         (answer,) = await work.ask(work.prompt(*talk, Message(role="user", content=last)))
         return work.note(work.draft(answer, "least_to_most"))
 
-    async def strategy(work: Work, n: int = 1) -> list[Draft]:
-        return await several(work, n, one)
-
-    return strategy
+    return strategy_of(one)
 
 
 def _questions(text: str) -> list[str]:

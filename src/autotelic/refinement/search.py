@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from autotelic.core.words import Message
-from autotelic.refinement.work import Count, Draft, Strategy, Work, several
+from autotelic.refinement.work import Count, Draft, Strategy, Work, strategy_of
 
 __all__ = ["monte_carlo", "tree_of_thoughts"]
 
@@ -72,10 +72,7 @@ def tree_of_thoughts(*, width: Count = 3, beam: Count = 2, depth: Count = 2) -> 
         best = next((draft for draft in drafts if draft.answer is not None), drafts[0])
         return work.note(best.model_copy(update={"of": tuple(drafts)}))
 
-    async def strategy(work: Work, n: int = 1) -> list[Draft]:
-        return await several(work, n, one)
-
-    return strategy
+    return strategy_of(one)
 
 
 def monte_carlo(
@@ -122,10 +119,7 @@ def monte_carlo(
                 break
         return work.note(max(drafts, key=_worth).model_copy(update={"of": tuple(drafts)}))
 
-    async def strategy(work: Work, n: int = 1) -> list[Draft]:
-        return await several(work, n, one)
-
-    return strategy
+    return strategy_of(one)
 
 
 def _carry_up(node: Node | None, value: float) -> None:

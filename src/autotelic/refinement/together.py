@@ -12,7 +12,7 @@ from autotelic.core.texts import comparable
 from autotelic.core.words import Message
 from autotelic.refinement.decoding import direct
 from autotelic.refinement.voting import vote
-from autotelic.refinement.work import Count, Draft, Strategy, Work, several
+from autotelic.refinement.work import Count, Draft, Strategy, Work, strategy_of
 
 __all__ = ["debate", "mixture"]
 
@@ -59,10 +59,7 @@ def debate(
         of = (opening, *said)
         return work.note(Draft(text=winner.text, answer=winner.answer, by="debate", score=share, of=of, revised=True))
 
-    async def strategy(work: Work, n: int = 1) -> list[Draft]:
-        return await several(work, n, one)
-
-    return strategy
+    return strategy_of(one)
 
 
 def mixture(inner: Strategy | None = None, *, n: Count = 3, layers: Count = 1) -> Strategy:
@@ -87,10 +84,7 @@ def mixture(inner: Strategy | None = None, *, n: Count = 3, layers: Count = 1) -
         best = await _merged(work, said)
         return work.note(best.model_copy(update={"of": (*first, best), "by": "mixture"}))
 
-    async def strategy(work: Work, n: int = 1) -> list[Draft]:
-        return await several(work, n, one)
-
-    return strategy
+    return strategy_of(one)
 
 
 def _neighbours(index: int, speakers: int, topology: Topology) -> list[int]:

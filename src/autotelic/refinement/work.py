@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Protocol, runtime_checkable
 
@@ -25,76 +23,26 @@ from autotelic.core.errors import DeliveryError, ServingError, UsageError
 from autotelic.core.seeds import derive
 from autotelic.core.words import Completion, Critique, Frozen, Message, Task, content_id
 from autotelic.environments import Checked
-from autotelic.serving import Gateway, OnText, Refused, Sampling
+from autotelic.refinement.meter import Meter, Price, Spent, Step
+from autotelic.serving import Gateway, Sampling
 from autotelic.tools import Toolbox
 
 __all__ = [
     "Answer",
-    "Budget",
     "Count",
     "Draft",
     "Form",
-    "Meter",
-    "Price",
     "Share",
-    "Spent",
-    "Step",
     "Strategy",
-    "Tally",
     "Work",
     "answer_task",
-    "several",
+    "strategy_of",
 ]
 
 Count = Annotated[int, Field(ge=1)]
 """A parameter that counts something."""
 Share = Annotated[float, Field(ge=0, le=1)]
 """A parameter in [0, 1]."""
-
-
-class Budget(Frozen):
-    """How much one answer may cost. The call that crosses a bound is the last one."""
-
-    calls: int | None = Field(default=None, ge=1)
-    """Requests to the model."""
-    tokens: int | None = Field(default=None, ge=1)
-    """Tokens of prompts and completions."""
-    seconds: float | None = Field(default=None, gt=0)
-    """Seconds on the clock; a call still running then is given up."""
-
-    def __str__(self) -> str:
-        """The bounds in words, empty without any."""
-        bounds = {"calls": self.calls, "tokens": self.tokens, "seconds": self.seconds}
-        return ", ".join(f"{most:g} {name}" for name, most in bounds.items() if most is not None)
-
-
-class Price(Frozen):
-    """What an answer cost."""
-
-    calls: int = 0
-    """Requests to the model, failed ones too."""
-    prompt_tokens: int = 0
-    """Tokens of the prompts, each request once."""
-    completion_tokens: int = 0
-    """Generated tokens, all samples."""
-    seconds: float = 0.0
-    """From the question to the answer."""
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of prompts and completions."""
-        return self.prompt_tokens + self.completion_tokens
-
-
-class Step(Frozen):
-    """One request to the model and what it said."""
-
-    messages: tuple[Message, ...]
-    """What was asked."""
-    completions: tuple[Completion, ...]
-    """What it said; empty where the call failed."""
-    failure: str = ""
-    """Why there is no completion."""
 
 
 class Draft(Frozen):
@@ -138,10 +86,6 @@ class Answer(Frozen):
         return self.draft.answer
 
 
-class Spent(Exception):
-    """The budget is spent; the message names the bound."""
-
-
 @runtime_checkable
 class Strategy(Protocol):
     """How a task is answered."""
@@ -153,57 +97,6 @@ class Strategy(Protocol):
             Spent: the budget ended before there was any.
             ServingError: the model could not be asked.
         """
-
-
-class Tally:
-    """What one answer has cost so far, and what it may cost."""
-
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
-        self.steps: list[Step] = []
-        self.stopped = ""
-        self.lost = False
-        self.calls = 0
-        self._began = time.monotonic()
-        # What a call adds to the tokens is known when it has ended: with a bound on them they go one at a time.
-        self.turn = asyncio.Lock() if budget.tokens is not None else nullcontext()
-
-    @property
-    def price(self) -> Price:
-        """What was spent so far."""
-        found = [step.completions for step in self.steps if step.completions]
-        return Price(
-            calls=self.calls,
-            prompt_tokens=sum(completions[0].prompt_tokens for completions in found),
-            completion_tokens=sum(c.completion_tokens for completions in found for c in completions),
-            seconds=time.monotonic() - self._began,
-        )
-
-    @property
-    def left(self) -> float | None:
-        """Seconds that are left, `None` without a bound."""
-        if self.budget.seconds is None:
-            return None
-        return max(0.0, self.budget.seconds - (time.monotonic() - self._began))
-
-    def begin(self) -> None:
-        """Count a call that is about to be made.
-
-        Raises:
-            Spent: a bound is reached.
-        """
-        bound, price = self.budget, self.price
-        uses = (("calls", bound.calls, price.calls), ("tokens", bound.tokens, price.tokens))
-        for name, most, used in (*uses, ("seconds", bound.seconds, price.seconds)):
-            if most is not None and used >= most:
-                self.stopped = self.stopped or name
-                raise Spent(name)
-        self.calls += 1
-
-    def end(self, messages: Sequence[Message], completions: Sequence[Completion], failure: str = "") -> None:
-        """Note what came of it."""
-        self.stopped = self.stopped or failure
-        self.steps.append(Step(messages=tuple(messages), completions=tuple(completions), failure=failure))
 
 
 class Form(Protocol):
@@ -220,42 +113,6 @@ class Form(Protocol):
     async def check(self, task: Task, answer: str | None) -> Checked:
         """See `Environment.check`."""
         ...
-
-
-class Meter(Gateway):
-    """A gateway that counts what goes through it and refuses calls beyond a budget. Retries are the gateway's own."""
-
-    def __init__(self, gateway: Gateway, budget: Budget | None = None, *, tally: Tally | None = None) -> None:
-        self.backend, self.policy = gateway.backend, gateway.policy
-        self.tally = tally or Tally(budget or Budget())
-        self._gateway = gateway
-
-    def through(self, gateway: Gateway) -> Meter:
-        """Return a meter for another model, which counts into the same tally."""
-        return Meter(gateway, tally=self.tally)
-
-    async def complete(
-        self, messages: Sequence[Message], sampling: Sampling | None = None, on_text: OnText | None = None
-    ) -> list[Completion]:
-        """See `Gateway.complete`.
-
-        Raises:
-            Spent: the budget is spent, or its time ended while the model was speaking.
-        """
-        async with self.tally.turn:
-            self.tally.begin()
-            try:
-                async with asyncio.timeout(self.tally.left):
-                    found = await self._gateway.complete(messages, sampling, on_text)
-            except TimeoutError:
-                self.tally.end(messages, (), "seconds")
-                raise Spent("seconds") from None
-            except ServingError as error:
-                self.tally.lost = self.tally.lost or not isinstance(error, Refused)
-                self.tally.end(messages, (), f"{type(error).__name__}: {error}")
-                raise
-            self.tally.end(messages, found)
-            return found
 
 
 @dataclass(frozen=True)
@@ -396,15 +253,17 @@ async def answer_task(strategy: Strategy, work: Work) -> Answer:
     )
 
 
-async def several(work: Work, n: int, one: Callable[[Work], Awaitable[Draft]]) -> list[Draft]:
-    """Make `n` drafts side by side, each in a branch of its own; with n = 1 in the work itself.
+def strategy_of(one: Callable[[Work], Awaitable[Draft]]) -> Strategy:
+    """Return the strategy that makes its drafts by `one`, side by side, each in a branch of its own."""
 
-    Returns:
-        Those that could be made, at least one.
+    async def strategy(work: Work, n: int = 1) -> list[Draft]:
+        return await _several(work, n, one)
 
-    Raises:
-        Spent, ServingError: none could be made.
-    """
+    return strategy
+
+
+async def _several(work: Work, n: int, one: Callable[[Work], Awaitable[Draft]]) -> list[Draft]:
+    """Return the drafts that could be made; a single one is made in the work itself."""
     if n == 1:
         return [await one(work)]
     found = await asyncio.gather(*(one(work.branch(i)) for i in range(n)), return_exceptions=True)
