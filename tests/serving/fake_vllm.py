@@ -70,7 +70,12 @@ class Handler(BaseHTTPRequestHandler):
             }
             for index in range(body.get("n", 1))
         ]
-        usage = {"prompt_tokens": 7, "completion_tokens": 3 * len(choices), "total_tokens": 7 + 3 * len(choices)}
+        usage: dict[str, Any] = {
+            "prompt_tokens": 7,
+            "completion_tokens": 3 * len(choices),
+            "total_tokens": 7 + 3 * len(choices),
+        }
+        usage["prompt_tokens_details"] = {"cached_tokens": 4}
         head = {"id": "x", "object": "chat.completion", "created": 1, "model": body["model"]}
         if body.get("stream"):
             return self.pieces(choices[0], usage)

@@ -42,7 +42,7 @@ async def test_a_completion_has_what_the_server_says(gateway: Gateway) -> None:
     found = await gateway.complete(ASK, Sampling(n=2, logprobs=True))
     assert len(found) == 2
     assert found[0].token_ids == (1, 2, 3) and found[0].logprobs == (-0.5, -0.5, -0.5)
-    assert (found[0].prompt_tokens, found[0].completion_tokens, found[0].policy) == (7, 3, 4)
+    assert (found[0].prompt_tokens, found[0].cached_tokens, found[0].completion_tokens, found[0].policy) == (7, 4, 3, 4)
     counters = gateway.counters
     assert (counters.calls, counters.prompt_tokens, counters.completion_tokens) == (1, 7, 6)
 

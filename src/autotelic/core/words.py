@@ -189,6 +189,8 @@ class Completion(Frozen):
     """Log-probability of each generated token, natural log (empty where not asked for)."""
     prompt_tokens: int = 0
     """Tokens of the prompt (shared by all samples of one request)."""
+    cached_tokens: int = 0
+    """Of these, what the server had computed before and did not compute again."""
     completion_tokens: int = 0
     """Generated tokens."""
     policy: int | None = None

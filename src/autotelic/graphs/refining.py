@@ -87,6 +87,7 @@ def _row(key: dict[str, Any], task: Task, answer: Answer, score: float | None, f
         stopped=answer.stopped,
         calls=answer.price.calls,
         prompt_tokens=answer.price.prompt_tokens,
+        cached_tokens=answer.price.cached_tokens,
         completion_tokens=answer.price.completion_tokens,
         seconds=answer.price.seconds,
         drafts=[draft.model_dump(include={"by", "answer", "score", "certainty"}) for draft in answer.draft.of],

@@ -39,6 +39,8 @@ class Price(Frozen):
     """Requests to the model, failed ones too."""
     prompt_tokens: int = 0
     """Tokens of the prompts, each request once."""
+    cached_tokens: int = 0
+    """Of these, what the server had computed before."""
     completion_tokens: int = 0
     """Generated tokens, all samples."""
     seconds: float = 0.0
@@ -85,6 +87,7 @@ class Tally:
         return Price(
             calls=self.calls,
             prompt_tokens=sum(completions[0].prompt_tokens for completions in found),
+            cached_tokens=sum(completions[0].cached_tokens for completions in found),
             completion_tokens=sum(c.completion_tokens for completions in found for c in completions),
             seconds=time.monotonic() - self._began,
         )

@@ -374,6 +374,7 @@ def _completions(answer: dict[str, Any], policy: int | None) -> list[Completion]
     usage = answer.get("usage") or {}
     choices = answer["choices"]
     prompt = usage.get("prompt_tokens") or 0
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
     share, rest = divmod(usage.get("completion_tokens") or 0, len(choices))
     found = []
     for index, choice in enumerate(choices):
@@ -386,6 +387,7 @@ def _completions(answer: dict[str, Any], policy: int | None) -> list[Completion]
                 token_ids=tuple(ids),
                 logprobs=tuple(token["logprob"] for token in content),
                 prompt_tokens=prompt,
+                cached_tokens=cached,
                 completion_tokens=len(ids) or share + (index < rest),
                 policy=policy,
                 calls=tuple(_calls(choice["message"])),

@@ -240,7 +240,7 @@ def server_command(config: ServingConfig, model: Path) -> list[str]:
         # The defaults of a request are ours, not those of the model's generation_config.json.
         "--generation-config": "vllm",
     }
-    switches = ["--disable-uvicorn-access-log"]
+    switches = ["--disable-uvicorn-access-log", "--enable-prompt-tokens-details"]
     if _eager(config):
         switches.append("--enforce-eager")
     if cpu:

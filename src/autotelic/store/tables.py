@@ -312,6 +312,7 @@ class StrategyRow(SQLModel, table=True):
     stopped: str = ""
     calls: int
     prompt_tokens: int
+    cached_tokens: int = 0
     completion_tokens: int
     seconds: float
     drafts: list[dict[str, Any]] = _json(default_factory=list)
