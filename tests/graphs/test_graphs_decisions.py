@@ -154,6 +154,18 @@ def test_patience_counts_from_the_last_promotion(play: Play) -> None:
     assert set(ledger.column(ExampleRow, "id", round=4, origin="replay")) <= new[1]
 
 
+def test_a_run_that_is_refused_for_long_does_not_train_ever_longer(play: Play) -> None:
+    changes = {"curate": {**BRIEF["curate"], "max_examples": 12}, "rounds": 5, "patience": 5}
+    _, ledger = play(small(**{**BRIEF, **changes}), trainer=ShufflingTrainer)
+    sizes = [
+        (ledger.count(ExampleRow, round=r, origin="new"), ledger.count(ExampleRow, round=r, origin="carried"))
+        for r in range(1, 6)
+    ]
+    assert all(carried <= max(0, 12 - new) for new, carried in sizes) and sum(new for new, _ in sizes) > 12
+    last = {row.id for row in ledger.rows(ExampleRow, round=5, origin="carried")}
+    assert last and last & set(ledger.column(ExampleRow, "id", round=4, origin="new")), "the newest are carried first"
+
+
 def test_a_round_that_would_not_fit_is_not_begun(play: Play) -> None:
     outcome, ledger = play(small(**BRIEF, seconds=1e-3))
     assert outcome.stop == "seconds" and set(ledger.column(GateRow, "round")) == {1}

@@ -112,7 +112,7 @@ class CurateConfig(Frozen):
     min_examples: int = Field(default=24, ge=1)
     """Fewer new solver examples than this, and the round does not train."""
     max_examples: int = Field(default=600, ge=1)
-    """Bound on new solver examples a round."""
+    """Bound on new solver examples a round, and on all examples that the champion was not trained on."""
     per_task: int = Field(default=1, ge=1)
     """Right trajectories kept of one task."""
     per_family: int = Field(default=200, ge=1)

@@ -267,7 +267,8 @@ def _examples(s: Session, round: int, champion: int, kept: list[Candidate], clea
     past = {n: [_replayable(row) for row in s.ledger.rows(ExampleRow, round=n, origin="new")] for n in range(1, round)}
     carried = [one for n, rows in past.items() if n > learned for one in rows]
     barred = {drop.item_id for drop in clean(carried)}
-    carried = [one for one in carried if one.id not in barred]
+    room = max(0, settings.max_examples - len(kept))  # the newest first: long refused, a run would train ever longer
+    carried = [one for one in carried[::-1] if one.id not in barred][:room]
     earlier = [one for n, rows in past.items() if n <= learned for one in rows]
     real = s.ledger.tasks(row.id for row in s.ledger.rows(TaskRow, origin="real", order="id"))
     pools = [Pool("replay", earlier, settings.replay if earlier else 0.0)]
