@@ -30,6 +30,7 @@ from autotelic.store import (
     NodeRow,
     ProposalRow,
     RunRow,
+    StrategyRow,
 )
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
@@ -53,6 +54,20 @@ CONFIG = Config.model_validate(
         "serving": {"kv_cache_gib": 1.0},
     }
 )
+STRATEGIES = [
+    "direct",
+    "self_consistency(n=4, weigh='certainty')",
+    "best_of(n=3, by='critic')",
+    "universal(n=3)",
+    "self_refine(rounds=1)",
+    "reflexion(tries=2)",
+    "plan_and_solve",
+    "least_to_most",
+    "tree_of_thoughts(depth=1)",
+    "monte_carlo(iterations=2)",
+    "debate(rounds=1)",
+    "mixture",
+]
 NODES = ["propose", "solve", "critique", "curate", "train", "deliver", "evaluate", "gate"]
 
 
@@ -223,6 +238,20 @@ def test_a_session_left_alone(tmp_path: Path, config: Path, begin: Callable[...,
     measured = begin("eval", run, "--policy", 1, "--json")
     assert measured.ended() == 0, measured.said()
     assert measured.json()["accuracy"]["n"] == CONFIG.evaluate.frozen
+
+    compared = begin("eval", run, "--policy", 1, "--strategy", ",".join(STRATEGIES), "--json")
+    assert compared.ended() == 0, compared.said()
+    figures = compared.json()["strategies"]
+    assert [one["strategy"] for one in figures] == STRATEGIES
+    assert all(one["accuracy"]["n"] == CONFIG.evaluate.frozen and not one["stopped"] for one in figures)
+    plain = measured.json()["accuracy"]["mean"]
+    assert abs(figures[0]["accuracy"]["mean"] - plain) < 0.25, "greedy is greedy, but for ties in bf16"
+    answers = ledger.rows(StrategyRow)
+    assert len(answers) == len(STRATEGIES) * CONFIG.evaluate.frozen
+    assert all(row.calls and row.prompt_tokens > row.cached_tokens for row in answers)
+    assert sum(row.cached_tokens for row in answers) > 0, "later prompts share their beginning with earlier ones"
+    weighed = [row for row in answers if "certainty" in row.strategy]
+    assert all(draft["certainty"] < 0 for row in weighed for draft in row.drafts)
 
     rolled = begin("policies", "rollback", run, 1 - champion, "--json")
     assert rolled.ended() == 0, rolled.said()
