@@ -54,6 +54,6 @@ async def test_the_config_names_them_where_there_is_a_memory(memory: Memory) -> 
     config = ToolsConfig(use=("memory",))
     async with open_toolbox(config, made={"memory": memory_tools(memory)}) as box:
         assert [tool.name for tool in box.allowed] == ["recall"]
-    with pytest.raises(UsageError, match="needs a run"):
+    with pytest.raises(UsageError, match="are a run's own"):
         async with open_toolbox(config):
             pass
