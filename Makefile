@@ -25,7 +25,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 unit: setup
-	$(BIN)/pytest -q -n 3 --dist loadgroup -m "not e2e" --durations=10
+	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not e2e" --durations=10
 
 e2e: setup
 	$(BIN)/pytest -q -m e2e --durations=10

@@ -75,7 +75,8 @@ def agent_file(tmp_path: Path, text: str) -> str:
 
 def test_an_agent_with_tools_is_recorded_and_trained(play: Play, tmp_path: Path) -> None:
     changes = {"solver": agent_file(tmp_path, AGENT) + ":agent", "solve": {"bare": 0.5, "samples": 3}}
-    outcome, ledger = play(small(**changes, evaluate={"fresh": 30, "frozen": 6, "sealed": 4, "two_by_two": 2}))
+    few = {"fresh": 14, "frozen": 4, "sealed": 2, "regression": 0, "two_by_two": 0}
+    outcome, ledger = play(small(**changes, evaluate=few, gate={"min_tasks": 10}))
     assert outcome.champion > 0 and outcome.stop == "rounds"
     episodes = ledger.rows(EpisodeRow, order="id")
     for e in episodes:

@@ -16,6 +16,8 @@ from tests.graphs.simulated import snapshot
 
 from autotelic.store import Ledger, NodeRow, RunRow
 
+pytestmark = pytest.mark.e2e  # the model is simulated, the processes are not: a minute of killing and beginning again
+
 DRIVER = Path(__file__).with_name("driver.py")
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
