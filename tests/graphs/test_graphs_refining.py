@@ -62,9 +62,9 @@ def test_a_strategy_makes_the_answers_that_are_trained_on(play: Play) -> None:
     assert outcome.stop == "rounds" and outcome.champion > 0
     episodes = {e.id: e for e in ledger.rows(EpisodeRow)}
     refined = [e for e in episodes.values() if e.memory_ids]
-    assert refined and all(e.prompt_tokens > 0 and e.answer == e.text for e in refined)
+    assert refined and all(e.answer == e.text and e.completion_tokens > len(e.text) for e in refined), "three votes"
     later = [e for e in episodes.values() if e.round == 2 and not e.memory_ids]
-    assert later, "bare attempts of a champion are answered directly"
+    assert later and all(e.completion_tokens == len(e.text) for e in later), "a champion's bare attempts are direct"
     trained = ledger.rows(ExampleRow, role="solver", origin="new")
     assert any(row.source in {e.id for e in refined} for row in trained)
     for row in trained:
@@ -139,15 +139,18 @@ def test_routes_are_learned_proved_and_used_by_auto(copied: Path) -> None:
     assert (found["version"], found["learned_on"], found["proved_on"]) == (1, "fresh:1", "fresh:2")
     assert {one["strategy"] for one in found["choices"]} == {voted} and found["reasons"]
     ledger = Ledger(copied / "ledger.sqlite")
-    assert ledger.count(RouteRow) == 1 and current_routes(ledger) == (found["routes"] if found["promoted"] else {})
-    ledger.add(
-        [RouteRow(version=2, policy=1, promoted=True, routes={"gcd": voted}, learned_on="", proved_on="", choices=[])]
-    )
-    ledger.close()
-    assert invoke("eval", copied, "--strategy", "auto").exit_code == 0
-    ledger = Ledger(copied / "ledger.sqlite")
-    drafts = {(row.family == "gcd", len(row.drafts)) for row in ledger.rows(StrategyRow, strategy="auto")}
-    assert drafts == {(True, 5), (False, 0)}
+    champion = ledger.champion().number
+    counts = (1, found["routes"]) if found["promoted"] else (0, {})
+    assert ledger.count(RouteRow) == 1 and current_routes(ledger, champion) == counts
+    place: Any = {"promoted": True, "learned_on": "", "proved_on": "", "choices": []}
+    for version, policy, family in ((7, champion, "gcd"), (8, champion + 1, "chain_sum"), (9, champion, "chain_sum")):
+        if version == 9:
+            assert invoke("eval", copied, "--strategy", "auto").exit_code == 0
+        ledger.add([RouteRow(version=version, policy=policy, routes={family: voted}, **place)])
+    assert invoke("eval", copied, "--strategy", "auto").exit_code == 0, "by other routes it is answered anew"
+    for version, family in ((7, "gcd"), (9, "chain_sum")):
+        rows = ledger.rows(StrategyRow, strategy=f"auto by routes {version}")
+        assert {(row.family == family, len(row.drafts)) for row in rows} == {(True, 5), (False, 0)}
     ledger.close()
     with pytest.raises(UsageError, match="another round"):
         invoke("strategies", "learn", copied, "--strategy", voted, "--on", 2)

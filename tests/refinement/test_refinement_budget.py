@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from tests.refinement.kit import Model, work
+from tests.refinement.kit import Model, in_turn, judging, work
 
 from autotelic.core.errors import DeliveryError, UsageError
 from autotelic.core.words import Completion, Message
@@ -47,11 +47,14 @@ class Restless(Model):
     """Never settles, never accepts: every strategy does all that it can."""
 
     def __init__(self, **fails: object) -> None:
-        self._said = 0
+        self._said = self._calls = 0
         super().__init__(lambda _asked, _index: "", **fails)  # type: ignore[arg-type]
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling, policy: int | None) -> list[Completion]:
         self._says = lambda _asked, _index: self._word(sampling)
+        self._calls += 1
+        for _ in range(self._calls % 3):  # calls side by side end in another order than they began
+            await asyncio.sleep(0)
         return await super().complete(messages, sampling, policy)
 
     def _word(self, sampling: Sampling) -> str:
@@ -123,7 +126,8 @@ async def test_whichever_call_fails_an_answer_comes_out_and_says_so(strategy: st
     for at in range(1, whole + 1):
         model = Restless(fails_at=at, error=error)
         answer = await answered(strategy, model)
-        assert len(model.asked) < at or "the line is cut" in answer.stopped
+        said = "too_long" if error is TooLong else "the line is cut"
+        assert len(model.asked) < at or said in answer.stopped
         assert answer.price.calls == len(model.asked) == len(answer.steps)
         assert answer.lost == (error is Unavailable and len(model.asked) >= at)
         assert sum(bool(step.failure) for step in answer.steps) == (len(model.asked) >= at)
@@ -146,6 +150,12 @@ async def test_time_ends_a_call_that_never_ends_and_the_best_draft_comes_out() -
     stalled = replace(own, meter=Meter(gateway, Budget(seconds=0.3)))
     answer = await answer_task(build_strategy("self_refine"), stalled)
     assert (answer.text, answer.stopped, answer.steps[-1].failure) == ("4", "seconds", "seconds")
+
+
+async def test_a_try_that_was_not_judged_takes_nobodys_place() -> None:
+    model = Model(judging(lambda _: False, in_turn("4", "Look again.", "5")))
+    answer = await answer_task(build_strategy("reflexion(tries=3)"), work(model, Budget(calls=4)))
+    assert (answer.text, answer.stopped, len(model.asked)) == ("4", "calls", 4)
 
 
 async def test_a_policy_that_is_not_proved_stops_everything() -> None:

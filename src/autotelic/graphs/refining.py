@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -10,7 +11,7 @@ from autotelic.core.words import Task
 from autotelic.evaluation import full_marks
 from autotelic.graphs.remembering import recall
 from autotelic.graphs.session import Session
-from autotelic.graphs.strategy_solver import reached, work_of
+from autotelic.graphs.strategy_solver import current_routes, reached, work_of
 from autotelic.memory import Demonstration, Lesson
 from autotelic.refinement import Answer, Budget, build_strategy
 from autotelic.store import StrategyRow
@@ -50,7 +51,11 @@ async def answer_suite_by(
     """
     answers, helped = build_strategy(strategy), memory_of is not None
     tasks = [t for t in s.ledger.suite(suite, round=round)[:limit] if not families or t.family in families]
-    named = f"{strategy} within {budget}" if budget and str(budget) else strategy
+    named = strategy
+    if re.search(r"\bauto\b", strategy):  # what it does is a matter of the routes
+        named += f" by routes {current_routes(s.ledger, policy)[0]}"
+    if budget and str(budget):
+        named += f" within {budget}"
     key: dict[str, Any] = {"suite": suite, "round": round, "policy": policy, "strategy": named, "memory": helped}
     done = set(s.ledger.column(StrategyRow, "task_id", **key))
     todo = [task for task in tasks if task.id not in done]

@@ -12,7 +12,7 @@ from autotelic.core.seeds import derive
 from autotelic.core.words import Completion, Message, Task
 from autotelic.graphs.session import Session
 from autotelic.refinement import Answer, Budget, Meter, Strategy, Work, answer_task, build_strategy
-from autotelic.serving import Sampling
+from autotelic.serving import TOO_LONG, Sampling
 from autotelic.store import Ledger, RouteRow
 
 __all__ = ["StrategySolver", "current_routes", "reached", "work_of"]
@@ -45,7 +45,8 @@ class StrategySolver(Solver):
             policy=self._gateway.policy,
         )
         if found.text is None:
-            return Attempt(completion, None, 0.0, "no_answer" if not found.stopped else "stopped")
+            reason = "stopped" if found.stopped else "no_answer"
+            return Attempt(completion, None, 0.0, TOO_LONG if found.stopped == TOO_LONG else reason)
         checked = await self._environment.check(task, found.text)
         return Attempt(completion, found.text, checked.score, checked.reason)
 
@@ -74,11 +75,14 @@ def work_of(s: Session, task: Task, opening: Sequence[Message], budget: Budget |
         seed=s.seed("strategy", task.id),
         toolbox=s.toolbox,
         bounds=s.config.solve.bounds,
-        routes=current_routes(s.ledger),
+        routes=current_routes(s.ledger, s.server.policy)[1],
     )
 
 
-def current_routes(ledger: Ledger) -> dict[str, str]:
-    """Return family to strategy of the routes that count; empty while none were promoted."""
-    promoted = ledger.rows(RouteRow, promoted=True, order="version")
-    return dict(promoted[-1].routes) if promoted else {}
+def current_routes(ledger: Ledger, policy: int | None) -> tuple[int, dict[str, str]]:
+    """Return version and routes (family to strategy) that were promoted for a policy; 0 and empty while none were.
+
+    What was proved of one policy is not known of the next.
+    """
+    promoted = ledger.rows(RouteRow, promoted=True, policy=policy, order="version")
+    return (promoted[-1].version, dict(promoted[-1].routes)) if promoted else (0, {})

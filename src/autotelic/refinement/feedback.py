@@ -75,8 +75,11 @@ def reflexion(
         history: list[Draft] = []
         learned: list[str] = []
         while True:
-            # A later try is sampled: with advice that the model ignores, it would be the first one again.
-            now = work if not history else replace(work.branch(len(history)), advice=(*work.advice, *learned))
+            # A later try is sampled: with advice that the model ignores, it would be the first one again. What it notes
+            # is its own: until it was judged, an earlier try is the best there is.
+            now = work
+            if history:
+                now = replace(work.branch(len(history)), advice=(*work.advice, *learned), best=[])
             draft, said = await _judged(work, (await inner(now))[0], by)
             history.append(draft)
             best = max(history, key=lambda tried: tried.score or 0.0)

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from autotelic.core.errors import ServingError
 from autotelic.core.words import Completion, Frozen, Message
-from autotelic.serving import Gateway, OnText, Refused, Sampling
+from autotelic.serving import TOO_LONG, Gateway, OnText, Refused, Sampling, TooLong
 
 __all__ = ["Budget", "Meter", "Price", "Spent", "Step", "Tally"]
 
@@ -113,9 +113,11 @@ class Tally:
                 raise Spent(name)
         self.calls += 1
 
-    def end(self, messages: Sequence[Message], completions: Sequence[Completion], failure: str = "") -> None:
-        """Note what came of it."""
-        self.stopped = self.stopped or failure
+    def end(
+        self, messages: Sequence[Message], completions: Sequence[Completion], failure: str = "", *, stopped: str = ""
+    ) -> None:
+        """Note what came of it, and in a word what it stopped."""
+        self.stopped = self.stopped or stopped or failure
         self.steps.append(Step(messages=tuple(messages), completions=tuple(completions), failure=failure))
 
 
@@ -149,7 +151,8 @@ class Meter(Gateway):
                 raise Spent("seconds") from None
             except ServingError as error:
                 self.tally.lost = self.tally.lost or not isinstance(error, Refused)
-                self.tally.end(messages, (), f"{type(error).__name__}: {error}")
+                said = f"{type(error).__name__}: {error}"
+                self.tally.end(messages, (), said, stopped=TOO_LONG if isinstance(error, TooLong) else said)
                 raise
             self.tally.end(messages, found)
             return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -12,7 +11,7 @@ from autotelic.core.texts import comparable
 from autotelic.core.words import Message
 from autotelic.refinement.decoding import direct
 from autotelic.refinement.voting import vote
-from autotelic.refinement.work import Count, Draft, Strategy, Work, strategy_of
+from autotelic.refinement.work import Count, Draft, Strategy, Work, side_by_side, strategy_of
 
 __all__ = ["debate", "mixture"]
 
@@ -49,9 +48,9 @@ def debate(
         work.note(opening)
         for turn in range(rounds):
             heard = [[said[other] for other in _neighbours(i, speakers, topology)] for i in range(speakers)]
-            new = await asyncio.gather(*(_reply(desk.branch(turn), said[i], heard[i]) for i, desk in enumerate(desks)))
+            new = await side_by_side(_reply(desk.branch(turn), said[i], heard[i]) for i, desk in enumerate(desks))
             settled = [_position(draft) for draft in new] == [_position(draft) for draft in said]
-            said = list(new)
+            said = new
             work.note(vote(said).winner)
             if settled:
                 break

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Protocol, runtime_checkable
 
@@ -36,6 +36,7 @@ __all__ = [
     "Strategy",
     "Work",
     "answer_task",
+    "side_by_side",
     "strategy_of",
 ]
 
@@ -74,7 +75,7 @@ class Answer(Frozen):
     steps: tuple[Step, ...]
     """Every request, in the order in which they ended."""
     stopped: str = ""
-    """What kept the strategy from its end: `calls`, `tokens` or `seconds` spent, or a failed call; else empty."""
+    """What kept the strategy from its end: `calls`, `tokens` or `seconds` spent, `too_long`, or a failed call."""
     lost: bool = False
     """Whether a call got no answer because the model could not be reached: nothing against the strategy."""
     lessons: tuple[str, ...] = ()
@@ -251,6 +252,19 @@ async def answer_task(strategy: Strategy, work: Work) -> Answer:
         lost=work.meter.tally.lost,
         lessons=tuple(work.lessons),
     )
+
+
+async def side_by_side(drafts: Iterable[Awaitable[Draft]]) -> list[Draft]:
+    """Make drafts side by side; if one fails the others are waited for, so that nothing is asked after the answer.
+
+    Raises:
+        Spent, ServingError: what the first that failed raised.
+    """
+    found = await asyncio.gather(*drafts, return_exceptions=True)
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+    return [one for one in found if isinstance(one, Draft)]
 
 
 def strategy_of(one: Callable[[Work], Awaitable[Draft]]) -> Strategy:

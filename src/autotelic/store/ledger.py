@@ -94,16 +94,15 @@ class Ledger:
 
     def column(self, table: type[SQLModel], name: str, **equals: Any) -> list[Any]:
         """Return one column of the matching rows, without loading the rest of them."""
-        statement = select(getattr(table, name)).where(*_conditions(table, equals))
-        with self.session() as session:
-            return list(session.exec(statement).all())
+        return [value for (value,) in self.columns(table, name, **equals)]
 
-    def columns(self, table: type[SQLModel], *names: str, order: str, **equals: Any) -> list[tuple[Any, ...]]:
+    def columns(self, table: type[SQLModel], *names: str, order: str = "", **equals: Any) -> list[tuple[Any, ...]]:
         """Return some columns of the matching rows, without loading the rest of them."""
-        wanted = [getattr(table, name) for name in names]
-        statement = select(*wanted).where(*_conditions(table, equals)).order_by(getattr(table, order))
+        statement = select(*[getattr(table, name) for name in names]).where(*_conditions(table, equals))
+        if order:
+            statement = statement.order_by(getattr(table, order))
         with self.session() as session:
-            return [tuple(row) for row in session.exec(statement).all()]
+            return [tuple(row) for row in session.connection().execute(statement)]
 
     def count(self, table: type[SQLModel], **equals: Any) -> int:
         """Return how many rows match."""
