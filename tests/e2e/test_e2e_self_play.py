@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -67,6 +68,10 @@ STRATEGIES = [
     "monte_carlo(iterations=2)",
     "debate(rounds=1)",
     "mixture",
+    "conversation(turns=1)",
+    "contrastive(strength=0)",
+    "guided(regex='[0-9]{1,3}')",
+    'guided(grammar=\'root ::= "<" [a-c] ">"\')',
 ]
 NODES = ["propose", "solve", "critique", "curate", "train", "deliver", "evaluate", "gate"]
 
@@ -249,6 +254,12 @@ def test_a_session_left_alone(tmp_path: Path, config: Path, begin: Callable[...,
     answers = ledger.rows(StrategyRow)
     assert len(answers) == len(STRATEGIES) * CONFIG.evaluate.frozen
     assert all(row.calls and row.prompt_tokens > row.cached_tokens for row in answers)
+    said = {s: {row.task_id: row.answer for row in answers if row.strategy == s} for s in STRATEGIES}
+    same = [said["contrastive(strength=0)"][task] == answer for task, answer in said["direct"].items()]
+    assert sum(same) > 0.6 * len(same), "without an amateur, token by token is greedy decoding, but for ties in bf16"
+    for strategy, form in ((STRATEGIES[-2], r"[0-9]{1,3}"), (STRATEGIES[-1], r"<[a-c]>")):
+        assert all(answer is None or re.fullmatch(form, answer) for answer in said[strategy].values())
+        assert any(said[strategy].values())
     assert sum(row.cached_tokens for row in answers) > 0, "later prompts share their beginning with earlier ones"
     weighed = [row for row in answers if "certainty" in row.strategy]
     assert all(draft["certainty"] < 0 for row in weighed for draft in row.drafts)

@@ -44,6 +44,7 @@ class Model(ScriptedBackend):
                     prompt_tokens=sum(len(m.content.split()) for m in messages),
                     completion_tokens=size,
                     logprobs=(chance,) * size if sampling.logprobs else (),
+                    alternatives=({text: chance, "": chance - 1.0},) if sampling.alternatives else (),
                     policy=policy,
                 )
             )
@@ -57,8 +58,9 @@ class Model(ScriptedBackend):
 def work(model: Model, budget: Budget | None = None, task: Task = TASK, **rest: Any) -> Work:
     gateway = Gateway(model, attempts=1, backoff=0.0)
     gateway.unblock(5)
-    opening = Solver(gateway, ENVIRONMENT).messages(task)
-    return Work(task=task, form=ENVIRONMENT, meter=Meter(gateway, budget), opening=opening, **rest)
+    form = rest.pop("form", ENVIRONMENT)
+    opening = Solver(gateway, form).messages(task)
+    return Work(task=task, form=form, meter=Meter(gateway, budget), opening=opening, **rest)
 
 
 def in_turn(*texts: str | tuple[str, float]) -> Says:

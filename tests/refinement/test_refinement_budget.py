@@ -34,6 +34,10 @@ STRATEGIES = [
     "debate(rounds=2)",
     "debate(self_refine, speakers=2, topology='ring')",
     "mixture(n=3, layers=2)",
+    "guided(regex='[0-9]+')",
+    "contrastive",
+    "self_debug",
+    "conversation(turns=2)",
 ]
 
 
@@ -66,6 +70,8 @@ class Restless(Model):
             return json.dumps({"questions": ["one?", "two?"]})
         if "choice" in asked_for:
             return json.dumps({"choice": asked_for["choice"]["enum"][0]})
+        if sampling.alternatives and self._said % 3 == 0:
+            return ""
         if sampling.tools:
             called = {"calls": [{"tool": "double", "arguments": {"number": self._said}}]}
             return json.dumps(called if self._said % 2 else {"answer": str(self._said)})
@@ -73,7 +79,7 @@ class Restless(Model):
 
 
 async def answered(strategy: str, model: Model, budget: Budget | None = None) -> Answer:
-    return await answer_task(build_strategy(strategy), work(model, budget, toolbox=Toolbox([double])))
+    return await answer_task(build_strategy(strategy), work(model, budget, toolbox=Toolbox([double]), max_tokens=8))
 
 
 def spent(model: Model) -> tuple[int, int]:

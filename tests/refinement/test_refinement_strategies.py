@@ -16,6 +16,7 @@ from autotelic.refinement import (
     answer_task,
     best_of,
     build_strategy,
+    conversation,
     critic,
     debate,
     decided,
@@ -279,6 +280,24 @@ async def test_other_models_take_part_and_are_counted() -> None:
 
 
 # -- by name
+
+
+async def test_an_instructor_says_what_to_do_until_nothing_is_left() -> None:
+    def says(asked: str, _index: int) -> str:
+        if "You tell an assistant" not in asked:
+            return "6" if "Now give the answer" in asked else "so 12 = 2 * 6"
+        return "Done." if "so 12 = 2 * 6" in asked else "Find the factors.\nThen stop."
+
+    model = Model(says)
+    answer = await answer_task(conversation(turns=5), work(model))
+    assert answer.text == "6" and answer.price.calls == 4, "an instruction, what came of it, done, the answer"
+    assert [m.content for m in model.asked[1][0][2:]] == ["Find the factors. Then stop."]
+    assert "Assistant: so 12 = 2 * 6" in model.asked[2][0][-1].content
+    other = Model(lambda _asked, _index: "6")
+    through = Gateway(other, attempts=1)
+    through.unblock(None)
+    mixed = await answer_task(conversation(turns=1), work(Model(lambda _a, _i: "Count."), others=(through,)))
+    assert mixed.text == "6" and len(other.asked) == 2 and mixed.price.calls == 3
 
 
 def test_a_text_builds_a_strategy_or_says_what_is_wrong() -> None:

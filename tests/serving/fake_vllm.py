@@ -22,6 +22,11 @@ MODEL, CONTROL, PORT = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 STATE = {"value": float((MODEL / "model.safetensors").read_text()), "cached": False}
 
 
+def _token(alternatives: int) -> dict[str, Any]:
+    others = [{"token": token, "logprob": -0.5 - i} for i, token in enumerate(("a", "<end>", "b"))]
+    return {"token": "a", "logprob": -0.5, "top_logprobs": others[:alternatives]}
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -59,14 +64,16 @@ class Handler(BaseHTTPRequestHandler):
         while (CONTROL / "hold").exists():
             (CONTROL / "held").touch()
             time.sleep(0.005)
-        text = f"{before} {STATE['value']} {json.dumps(body.get('structured_outputs'))}"
+        goes_on = body.get("continue_final_message") and not body["add_generation_prompt"]
+        begun = body["messages"][-1]["content"] if goes_on else ""
+        text = f"{begun}{before} {STATE['value']} {json.dumps(body.get('structured_outputs'))}"
         choices = [
             {
                 "index": index,
                 "message": {"role": "assistant", "content": text},
                 "finish_reason": "stop",
                 "token_ids": [1, 2, 3],
-                "logprobs": {"content": [{"token": "a", "logprob": -0.5}] * 3} if body.get("logprobs") else None,
+                "logprobs": {"content": [_token(body.get("top_logprobs", 0))] * 3} if body.get("logprobs") else None,
             }
             for index in range(body.get("n", 1))
         ]

@@ -47,12 +47,24 @@ async def test_a_completion_has_what_the_server_says(gateway: Gateway) -> None:
     assert (counters.calls, counters.prompt_tokens, counters.completion_tokens) == (1, 7, 6)
 
 
+async def test_an_answer_goes_on_and_its_end_is_the_empty_text(bench: Any) -> None:
+    await bench.server.start(bench.policy(0, 1.0))
+    process = bench.server.server
+    made = Gateway(LocalBackend(process.url, process.headers, "policy", controls=["<end>"]))
+    begun = [*ASK, Message(role="assistant", content="so far: ")]
+    (found,) = await made.complete(begun, Sampling(alternatives=2, unfinished=True))
+    assert found.text.startswith("so far: ")
+    assert found.alternatives == ({"a": -0.5, "": -1.5},) * 3 and found.logprobs == (-0.5,) * 3
+    await made.aclose()
+
+
 @pytest.mark.parametrize(
     ("sampling", "sent"),
     [
         (Sampling(schema={"type": "object"}), '{"json": {"type": "object"}}'),
         (Sampling(choices=("a", "b")), '{"choice": ["a", "b"]}'),
         (Sampling(regex="[0-9]"), '{"regex": "[0-9]"}'),
+        (Sampling(grammar="root ::= [0-9]"), '{"grammar": "root ::= [0-9]"}'),
         (Sampling(), "null"),
     ],
 )

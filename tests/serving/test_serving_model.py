@@ -8,7 +8,7 @@ import pytest
 
 from autotelic.core.errors import ServingError, UsageError
 from autotelic.core.hashing import sha256_of_weights
-from autotelic.serving import DEFAULT_MODEL, cache_dir, resolve_model
+from autotelic.serving import DEFAULT_MODEL, cache_dir, control_tokens, resolve_model
 
 
 @pytest.fixture
@@ -24,6 +24,15 @@ def converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (made / "model.safetensors").write_bytes(b"weights")
     (made / "autotelic.json").write_text(json.dumps({"sha256": sha256_of_weights(made)}))
     return made
+
+
+def test_the_control_tokens_of_a_model_are_read(tmp_path: Path) -> None:
+    assert control_tokens(tmp_path) == frozenset()
+    tokens = [{"content": "<|im_end|>", "special": True}, {"content": "<tool>", "special": False}]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": tokens, "model": {}}))
+    assert control_tokens(tmp_path) == {"<|im_end|>"}
+    (tmp_path / "tokenizer.json").write_text("[]")
+    assert control_tokens(tmp_path) == frozenset()
 
 
 def test_a_converted_model_is_used_again(converted: Path) -> None:

@@ -187,6 +187,9 @@ class Completion(Frozen):
     """Generated token ids (empty where the provider gives none)."""
     logprobs: tuple[float, ...] = ()
     """Log-probability of each generated token, natural log (empty where not asked for)."""
+    alternatives: tuple[dict[str, float], ...] = ()
+    """For each generated token the text of the likeliest tokens in its place, with their log-probabilities (empty where
+    not asked for). Any control token, such as the one that ends an answer, is the empty text."""
     prompt_tokens: int = 0
     """Tokens of the prompt (shared by all samples of one request)."""
     cached_tokens: int = 0

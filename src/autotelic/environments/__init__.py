@@ -5,6 +5,7 @@ from __future__ import annotations
 from autotelic.environments.base import (
     Checked,
     Environment,
+    ShowsExamples,
     make_environment,
     open_environment,
     parse_config,
@@ -15,6 +16,7 @@ from autotelic.environments.base import (
 __all__ = [
     "Checked",
     "Environment",
+    "ShowsExamples",
     "make_environment",
     "open_environment",
     "parse_config",

@@ -14,7 +14,7 @@ from autotelic.environments._code_values import arguments_text
 __all__ = ["Case", "Family", "Wish", "build_task", "proposal_json"]
 
 Family = Literal["deduction", "abduction", "induction"]
-_SHOWN = 3
+SHOWN = 3
 """Examples an induction task shows."""
 _HELD_OUT = 3
 """Fewest further examples that judge the answer."""
@@ -89,14 +89,14 @@ def _abduction(wish: Wish, cases: list[Case]) -> tuple[str, dict[str, Any], str]
 
 
 def _induction(wish: Wish, cases: list[Case]) -> tuple[str, dict[str, Any], str]:
-    if len(cases) < _SHOWN + _HELD_OUT:
-        raise Refused("too_few_inputs", f"it ran on {len(cases)} inputs; expected {_SHOWN + _HELD_OUT}")
-    shown = "\n".join(f"f({arguments_text(c.arguments)}) returns {c.output}" for c in cases[:_SHOWN])
+    if len(cases) < SHOWN + _HELD_OUT:
+        raise Refused("too_few_inputs", f"it ran on {len(cases)} inputs; expected {SHOWN + _HELD_OUT}")
+    shown = "\n".join(f"f({arguments_text(c.arguments)}) returns {c.output}" for c in cases[:SHOWN])
     key = {
         "program": wish.program.source,
         "inputs": [arguments_text(c.arguments) for c in cases],
         "outputs": [c.output for c in cases],
-        "given": min(len(wish.inputs), _SHOWN),
+        "given": min(len(wish.inputs), SHOWN),
     }
     return f"{shown}\n\nWrite the Python function f.", key, wish.program.source
 

@@ -22,6 +22,7 @@ from autotelic.core.words import Frozen, Message, Proposal, Rejection, Score, Ta
 __all__ = [
     "Checked",
     "Environment",
+    "ShowsExamples",
     "fewer_than_asked",
     "make_environment",
     "open_environment",
@@ -117,6 +118,19 @@ class Environment(Protocol):
 
     async def validate(self, proposal: Proposal) -> Task | Rejection:
         """Make a task out of a proposal, its truth found by running it, or say why that cannot be."""
+        ...
+
+
+@runtime_checkable
+class ShowsExamples(Protocol):
+    """An environment some of whose tasks show examples that an answer can be run on while it is being sought."""
+
+    async def try_out(self, task: Task, answer: str) -> Checked | None:
+        """Run an answer on what the question shows, and on nothing else of the key.
+
+        Returns:
+            The share of examples that come out as shown, with what went wrong in `detail`; `None` if none are shown.
+        """
         ...
 
 

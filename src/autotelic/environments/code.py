@@ -25,7 +25,7 @@ from autotelic.core.errors import EnvironmentFailure
 from autotelic.core.words import Frozen, Message, Origin, Proposal, Rejection, Task
 from autotelic.environments._code_programs import Program, Refused, find_program, read_program
 from autotelic.environments._code_seeds import Seed, read_seeds
-from autotelic.environments._code_tasks import Case, Family, Wish, build_task, proposal_json
+from autotelic.environments._code_tasks import SHOWN, Case, Family, Wish, build_task, proposal_json
 from autotelic.environments._code_values import arguments_text, canonical, read_arguments, read_value, vary
 from autotelic.environments.base import Checked, fewer_than_asked, parse_config, plain_answer, shares
 
@@ -168,6 +168,31 @@ class CodeEnvironment:
             return await self._check_program(key, answer)
         except Exception as error:
             return Checked(score=None, reason="checker_failed", detail=f"{type(error).__name__}: {error}")
+
+    async def try_out(self, task: Task, answer: str) -> Checked | None:
+        """See `ShowsExamples.try_out`. What a program returns (deduction) is the question itself, not an example."""
+        key = json.loads(task.key)
+        if task.family == "deduction":
+            return None
+        if task.family == "abduction":
+            cases, program = [(answer, key["output"])], str(key["program"])
+        else:
+            cases, program = list(zip(key["inputs"], key["outputs"], strict=True))[:SHOWN], find_program(answer) or ""
+        if not program:
+            return Checked(score=0.0, reason="malformed", detail="there is no program that parses and defines f")
+        faults = [fault for given, wanted in cases if (fault := await self._fault(program, given, wanted))]
+        return Checked(score=1 - len(faults) / len(cases), reason="wrong" if faults else "ok", detail="; ".join(faults))
+
+    async def _fault(self, program: str, given: str, wanted: str) -> str:
+        """Say in what a call does not return what it should; empty if it does."""
+        try:
+            outcome = await self._call(program, read_arguments(given))
+        except ValueError as error:
+            return f"{given} is no list of arguments: {error}"
+        if outcome.status != "ok":
+            return f"f({given}) fails: {outcome.error or outcome.status}"[:200]
+        returned = _value(outcome)
+        return "" if returned == wanted else f"f({given}) returns {returned or outcome.value}, not {wanted}"[:200]
 
     async def _check_input(self, key: dict[str, Any], answer: str) -> Checked:
         try:

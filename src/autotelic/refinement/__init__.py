@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from autotelic.refinement.auto import auto
 from autotelic.refinement.build import build_strategy, parameters
-from autotelic.refinement.decoding import best_of, direct, self_consistency, tool_loop, universal
-from autotelic.refinement.feedback import critic, reflexion, self_refine
+from autotelic.refinement.contrast import contrastive
+from autotelic.refinement.decoding import best_of, direct, guided, self_consistency, tool_loop, universal
+from autotelic.refinement.feedback import critic, reflexion, self_debug, self_refine
 from autotelic.refinement.meter import Budget, Meter, Price, Spent, Step, Tally
 from autotelic.refinement.planning import least_to_most, plan_and_solve
 from autotelic.refinement.search import monte_carlo, tree_of_thoughts
-from autotelic.refinement.together import debate, mixture
+from autotelic.refinement.together import conversation, debate, mixture
 from autotelic.refinement.voting import Vote, decided, vote
 from autotelic.refinement.work import (
     Answer,
@@ -42,10 +43,13 @@ __all__ = [
     "auto",
     "best_of",
     "build_strategy",
+    "contrastive",
+    "conversation",
     "critic",
     "debate",
     "decided",
     "direct",
+    "guided",
     "least_to_most",
     "mixture",
     "monte_carlo",
@@ -53,6 +57,7 @@ __all__ = [
     "plan_and_solve",
     "reflexion",
     "self_consistency",
+    "self_debug",
     "self_refine",
     "strategy_of",
     "tool_loop",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from autotelic.agents import ToolLoop
 from autotelic.core.errors import UsageError
@@ -17,17 +17,37 @@ from autotelic.refinement.voting import decided, vote
 from autotelic.refinement.work import Count, Draft, Share, Strategy, Work, strategy_of
 from autotelic.serving import Sampling
 
-__all__ = ["best_of", "direct", "self_consistency", "tool_loop", "universal"]
+__all__ = ["best_of", "direct", "guided", "self_consistency", "tool_loop", "universal"]
 
 
 def direct() -> Strategy:
     """The model's answer: one greedy draft, or n samples."""
+    return _sampled("direct")
 
-    async def strategy(work: Work, n: int = 1) -> list[Draft]:
-        completions = await work.ask(work.prompt(), n)
-        return [work.note(work.draft(completion, "direct")) for completion in completions]
 
-    return strategy
+def guided(
+    *,
+    regex: str | None = None,
+    grammar: str | None = None,
+    schema: dict[str, Any] | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Strategy:
+    """The model's answer in a form that the server holds it to.
+
+    Args:
+        regex: the answer matches it.
+        grammar: the answer is a sentence of this EBNF grammar, which begins with `root`.
+        schema: the answer is JSON that obeys this JSON schema.
+        choices: the answer is one of these.
+
+    Raises:
+        UsageError: not exactly one of them is given.
+    """
+    forms = {"regex": regex, "grammar": grammar, "schema": schema, "choices": choices}
+    given = {name: form for name, form in forms.items() if form is not None}
+    if len(given) != 1:
+        raise UsageError(f"guided takes one of {', '.join(forms)}; {len(given)} are given, e.g. regex='[0-9]+'.")
+    return _sampled("guided", **given)
 
 
 def tool_loop() -> Strategy:
@@ -136,6 +156,16 @@ def universal(inner: Strategy | None = None, *, n: Count = 5) -> Strategy:
         return work.note(Draft(text=chosen.text, answer=chosen.answer, by="universal", of=tuple(drafts)))
 
     return strategy_of(one)
+
+
+def _sampled(by: str, **sampling: Any) -> Strategy:
+    """Return the strategy that asks for its drafts in one request; `sampling` holds fields of `Sampling`."""
+
+    async def strategy(work: Work, n: int = 1) -> list[Draft]:
+        completions = await work.ask(work.prompt(), n, **sampling)
+        return [work.note(work.draft(completion, by)) for completion in completions]
+
+    return strategy
 
 
 def _worth(draft: Draft) -> tuple[bool, bool, float]:

@@ -6,19 +6,22 @@ ones at least as often as the other way. The drafts of a history stay in the ans
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from autotelic.agents import ToolLoop
 from autotelic.core.errors import UsageError
 from autotelic.core.seeds import derive
-from autotelic.core.words import Critique, Message
+from autotelic.core.words import Message
 from autotelic.refinement.decoding import direct
 from autotelic.refinement.work import Count, Draft, Share, Strategy, Work, strategy_of
 from autotelic.serving import Sampling
 
-__all__ = ["critic", "reflexion", "self_refine"]
+__all__ = ["critic", "reflexion", "self_debug", "self_refine"]
+
+Judge = Callable[[Work, Draft], Awaitable[tuple[Draft, str | None]]]
+"""Scores a draft and says what is wrong with it; `None` if nothing can be said."""
 
 REFLECT = "Say in one sentence what to do differently next time. Do not give the answer."
 CHECK = "Check this answer with the tools. Then reply with the right answer."
@@ -38,21 +41,20 @@ def self_refine(
         accept: confidence of the critic from which a draft is left as it is, in [0, 1].
         margin: by how much the critic must prefer a revision, in [0, 1].
     """
-    inner = inner or direct()
+    return _revising(inner, "self_refine", _judged, rounds, accept, margin)
 
-    async def one(work: Work) -> Draft:
-        best, said = await _judged(work, (await inner(work))[0])
-        history = [best]
-        for _ in range(rounds):
-            if (best.score or 0.0) >= accept:
-                break
-            found, criticism = await _judged(work, await _revision(work, best, said))
-            history.append(found)
-            if (found.score or 0.0) >= (best.score or 0.0) + margin:
-                best, said = work.note(found), criticism
-        return _settled(best, "self_refine", history)
 
-    return strategy_of(one)
+def self_debug(inner: Strategy | None = None, *, rounds: Count = 2) -> Strategy:
+    """Run the answer on the examples that the task shows, and have what failed mended. For code.
+
+    Source: arXiv 2304.05128, "Teaching Large Language Models to Self-Debug". Deviation: a revision is kept only if more
+    of the examples come out. Where a task shows none the first draft is the answer.
+
+    Args:
+        inner: makes the first draft; `direct` by default.
+        rounds: most revisions.
+    """
+    return _revising(inner, "self_debug", _tried, rounds, 1.0, 0.0)
 
 
 def reflexion(
@@ -69,7 +71,7 @@ def reflexion(
         by: who says whether a try went wrong: the critic, or the environment's checker where that may be used.
         accept: confidence from which a try is accepted, in [0, 1].
     """
-    inner = inner or direct()
+    inner, judge = inner or direct(), _JUDGES[by]
 
     async def one(work: Work) -> Draft:
         history: list[Draft] = []
@@ -80,13 +82,13 @@ def reflexion(
             now = work
             if history:
                 now = replace(work.branch(len(history)), advice=(*work.advice, *learned), best=[])
-            draft, said = await _judged(work, (await inner(now))[0], by)
+            draft, feedback = await judge(work, _begun(work, await inner(now)))
             history.append(draft)
             best = max(history, key=lambda tried: tried.score or 0.0)
             work.note(best)
             if (draft.score or 0.0) > accept or len(history) == tries:
                 return _settled(best, "reflexion", history)
-            lesson = await _reflection(work, draft, said)
+            lesson = await _reflection(work, draft, feedback)
             if lesson and lesson not in learned:
                 learned.append(lesson)
                 work.lessons.append(lesson)
@@ -131,28 +133,62 @@ def critic(inner: Strategy | None = None, *, rounds: Count = 1) -> Strategy:
     return strategy_of(one)
 
 
-async def _judged(work: Work, draft: Draft, by: str = "critic") -> tuple[Draft, Critique | None]:
-    """Score a draft; the first one of a history is the best so far."""
-    if not work.best:
-        work.note(draft)
-    if by == "checker":
-        return draft.model_copy(update={"score": float(bool(await work.check(draft)))}), None
+def _revising(inner: Strategy | None, by: str, judge: Judge, rounds: int, accept: float, margin: float) -> Strategy:
+    """Return the strategy that revises a draft until the judge accepts it, and keeps what the judge prefers."""
+    drafts = inner or direct()
+
+    async def one(work: Work) -> Draft:
+        best, feedback = await judge(work, _begun(work, await drafts(work)))
+        history = [best]
+        for _ in range(rounds):
+            if feedback is None or (best.score or 0.0) >= accept:
+                break
+            found, criticism = await judge(work, await _revision(work, best, feedback))
+            history.append(found)
+            worth, before = found.score or 0.0, best.score or 0.0
+            if worth > before and worth >= before + margin:
+                best, feedback = work.note(found), criticism
+        return _settled(best, by, history)
+
+    return strategy_of(one)
+
+
+def _begun(work: Work, drafts: Sequence[Draft]) -> Draft:
+    """Return a strategy's one draft; before anything was judged it is the best there is."""
+    return drafts[0] if work.best else work.note(drafts[0])
+
+
+async def _judged(work: Work, draft: Draft) -> tuple[Draft, str]:
+    """Have the critic score a draft."""
     said = await work.judge(draft)
-    return draft.model_copy(update={"score": said.confidence}), said
+    return draft.model_copy(update={"score": said.confidence}), f"{said.fault} {said.advice}".strip()
 
 
-async def _revision(work: Work, draft: Draft, said: Critique | None) -> Draft:
-    feedback = " ".join(part for part in (said.fault, said.advice) if part) if said else ""
+async def _checked(work: Work, draft: Draft) -> tuple[Draft, str]:
+    """Have the environment's checker score a draft; it says nothing else."""
+    return draft.model_copy(update={"score": float(bool(await work.check(draft)))}), ""
+
+
+async def _tried(work: Work, draft: Draft) -> tuple[Draft, str | None]:
+    """Run a draft on the task's examples; without any there is nothing to mend."""
+    found = await work.try_out(draft)
+    return (draft, None) if found is None else (draft.model_copy(update={"score": found.score}), found.detail)
+
+
+async def _revision(work: Work, draft: Draft, feedback: str) -> Draft:
     ask = f"That may be wrong. {feedback} Answer again: {work.form.system_prompt(work.task)}"
     (completion,) = await work.ask(work.prompt(_said(draft), Message(role="user", content=ask)))
     return work.draft(completion, "revision")
 
 
-async def _reflection(work: Work, draft: Draft, said: Critique | None) -> str:
-    fault = f" {said.fault}" if said and said.fault else ""
+async def _reflection(work: Work, draft: Draft, feedback: str | None) -> str:
+    fault = f" {feedback}" if feedback else ""
     ask = Message(role="user", content=f"That was wrong.{fault} {REFLECT}")
     (completion,) = await work.ask(work.prompt(_said(draft), ask), max_tokens=64, stop=("\n",))
     return " ".join(completion.text.split())
+
+
+_JUDGES: dict[str, Judge] = {"critic": _judged, "checker": _checked}
 
 
 def _said(draft: Draft) -> Message:

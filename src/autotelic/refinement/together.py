@@ -13,10 +13,15 @@ from autotelic.refinement.decoding import direct
 from autotelic.refinement.voting import vote
 from autotelic.refinement.work import Count, Draft, Strategy, Work, side_by_side, strategy_of
 
-__all__ = ["debate", "mixture"]
+__all__ = ["conversation", "debate", "mixture"]
 
 Topology = Literal["full", "ring", "star"]
 DEBATE = "Others answered:\n{others}\nConsider them and answer again. {form}"
+INSTRUCT = (
+    "You tell an assistant how to solve a task.\n\nTask: {task}\n\nSo far:\n{talk}\n\n"
+    "Say in one sentence what the assistant should do next, or DONE if nothing is left to do. Do not solve it."
+)
+_ROLES = {"user": "You", "assistant": "Assistant"}
 MERGE = "Several people answered this task:\n{others}\nSome of it may be wrong. Give the best answer. {form}"
 
 
@@ -82,6 +87,38 @@ def mixture(inner: Strategy | None = None, *, n: Count = 3, layers: Count = 1) -
             said = [await _merged(desk, said) for desk in desks]
         best = await _merged(work, said)
         return work.note(best.model_copy(update={"of": (*first, best), "by": "mixture"}))
+
+    return strategy_of(one)
+
+
+def conversation(*, turns: Count = 3, instruction_tokens: Count = 48, reply_tokens: Count = 96) -> Strategy:
+    """Two roles talk: an instructor says what to do next, an assistant does it, and at the end gives the answer.
+
+    Source: arXiv 2303.17760, "CAMEL: Communicative Agents for 'Mind' Exploration of Large Language Model Society".
+    Deviation: the roles are always these two. Two models that take part share them.
+
+    Args:
+        turns: most instructions.
+        instruction_tokens: bound on each, tokens.
+        reply_tokens: bound on what the assistant says to one, tokens.
+    """
+
+    async def one(work: Work) -> Draft:
+        instructor, assistant = work.speaker(0), work.speaker(1)
+        talk: list[Message] = []
+        for _ in range(turns):
+            said = "\n".join(f"{_ROLES[message.role]}: {message.content}" for message in talk)
+            ask = Message(role="user", content=INSTRUCT.format(task=work.task.question, talk=said or "(nothing yet)"))
+            (order,) = await instructor.ask([ask], max_tokens=instruction_tokens, stop=("\n",))
+            wanted = " ".join(order.text.split())
+            if not wanted or wanted.strip(".!").upper() == "DONE":
+                break
+            talk.append(Message(role="user", content=wanted))
+            (reply,) = await assistant.ask(work.prompt(*talk), max_tokens=reply_tokens)
+            talk.append(Message(role="assistant", content=reply.text))
+        last = Message(role="user", content=f"Now give the answer. {work.form.system_prompt(work.task)}")
+        (answer,) = await assistant.ask(work.prompt(*talk, last) if talk else work.prompt())
+        return work.note(work.draft(answer, "conversation"))
 
     return strategy_of(one)
 

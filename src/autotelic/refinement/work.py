@@ -14,7 +14,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import Field
 
@@ -22,7 +22,7 @@ from autotelic.agents import Bounds, Critic, advised
 from autotelic.core.errors import DeliveryError, ServingError, UsageError
 from autotelic.core.seeds import derive
 from autotelic.core.words import Completion, Critique, Frozen, Message, Task, content_id
-from autotelic.environments import Checked
+from autotelic.environments import Checked, ShowsExamples
 from autotelic.refinement.meter import Meter, Price, Spent, Step
 from autotelic.serving import Gateway, Sampling
 from autotelic.tools import Toolbox
@@ -40,6 +40,7 @@ __all__ = [
     "strategy_of",
 ]
 
+T = TypeVar("T")
 Count = Annotated[int, Field(ge=1)]
 """A parameter that counts something."""
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -219,6 +220,10 @@ class Work:
         score = (await self.form.check(self.task, draft.answer)).score
         return None if score is None else score == 1.0
 
+    async def try_out(self, draft: Draft) -> Checked | None:
+        """Run a draft on the examples that the task shows, `None` where it shows none. The key is not looked at."""
+        return await self.form.try_out(self.task, draft.answer or "") if isinstance(self.form, ShowsExamples) else None
+
     async def judge(self, draft: Draft) -> Critique:
         """Have the critic judge a draft; what holds no answer is wrong without asking."""
         if draft.answer is None:
@@ -254,17 +259,17 @@ async def answer_task(strategy: Strategy, work: Work) -> Answer:
     )
 
 
-async def side_by_side(drafts: Iterable[Awaitable[Draft]]) -> list[Draft]:
-    """Make drafts side by side; if one fails the others are waited for, so that nothing is asked after the answer.
+async def side_by_side(calls: Iterable[Awaitable[T]]) -> list[T]:
+    """Make calls side by side; if one fails the others are waited for, so that nothing is asked after the answer.
 
     Raises:
         Spent, ServingError: what the first that failed raised.
     """
-    found = await asyncio.gather(*drafts, return_exceptions=True)
+    found = await asyncio.gather(*calls, return_exceptions=True)
     for one in found:
         if isinstance(one, BaseException):
             raise one
-    return [one for one in found if isinstance(one, Draft)]
+    return [one for one in found if not isinstance(one, BaseException)]
 
 
 def strategy_of(one: Callable[[Work], Awaitable[Draft]]) -> Strategy:

@@ -8,7 +8,6 @@ from autotelic.serving.backends import (
     LocalBackend,
     OnText,
     Refused,
-    Sampling,
     ScriptedBackend,
     Streaming,
     TooLong,
@@ -19,7 +18,8 @@ from autotelic.serving.config import ServingConfig
 from autotelic.serving.delivery import DeliveryKind, PolicyServer
 from autotelic.serving.endpoint import Endpoint, Exchange, Recording, open_endpoint
 from autotelic.serving.gateway import TOO_LONG, Counters, Gateway
-from autotelic.serving.model import DEFAULT_MODEL, ModelFiles, cache_dir, resolve_model
+from autotelic.serving.model import DEFAULT_MODEL, ModelFiles, cache_dir, control_tokens, resolve_model
+from autotelic.serving.sampling import Sampling
 from autotelic.serving.server import VLLMServer
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "Unavailable",
     "VLLMServer",
     "cache_dir",
+    "control_tokens",
     "difference",
     "open_endpoint",
     "prove",

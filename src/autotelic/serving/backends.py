@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import httpx
 
 from autotelic.core.errors import ServingError, UsageError
-from autotelic.core.words import Completion, Message, ToolCall
+from autotelic.core.words import Completion, Message
+from autotelic.serving._answers import Pieces, completions
+from autotelic.serving.sampling import Sampling, chat_request, guide
 
 __all__ = [
     "Backend",
@@ -24,7 +25,6 @@ __all__ = [
     "LocalBackend",
     "OnText",
     "Refused",
-    "Sampling",
     "ScriptedBackend",
     "Streaming",
     "TooLong",
@@ -38,46 +38,6 @@ _TOO_LONG = "maximum context length"
 
 # vLLM closes an idle connection after five seconds; we give it up before, so as not to send into its closing.
 _ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=3.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How one request is sampled. At most one of `schema`, `choices` and `regex` guides the decoding."""
-
-    n: int = 1
-    """Answers to the same prompt."""
-    max_tokens: int = 256
-    """Bound on each answer, tokens."""
-    temperature: float = 1.0
-    """0 is greedy."""
-    top_p: float = 1.0
-    """Nucleus of the distribution that is sampled from."""
-    seed: int | None = None
-    """Seed of this request; its n answers differ from one another."""
-    schema: dict[str, Any] | None = None
-    """JSON schema that every answer obeys, without white space between its parts."""
-    choices: tuple[str, ...] | None = None
-    """The answer is one of these."""
-    regex: str | None = None
-    """The answer matches this."""
-    stop: tuple[str, ...] = ()
-    """Texts that end an answer; they are not part of it."""
-    logprobs: bool = False
-    """Whether to return the log-probability of each generated token."""
-    tools: tuple[dict[str, Any], ...] = ()
-    """Tools that the model is told of, in OpenAI's form. Our own server writes them into the prompt, by the chat
-    template; calls are then part of the text, and a `schema` is what holds them to a form."""
-
-    def __post_init__(self) -> None:
-        if self.n < 1 or self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise UsageError(
-                f"sampling with n={self.n}, max_tokens={self.max_tokens}, temperature={self.temperature}, "
-                f"top_p={self.top_p} is impossible. "
-                "Set n and max_tokens to 1 or more, temperature to 0 or more, and top_p between 0 and 1."
-            )
-        guides = [name for name in ("schema", "choices", "regex") if getattr(self, name) is not None]
-        if len(guides) > 1:
-            raise UsageError(f"sampling is guided by {' and '.join(guides)} at once. Keep one of them.")
 
 
 class Unavailable(Exception):
@@ -135,12 +95,22 @@ class LocalBackend:
         headers: what every request needs.
         model: name under which it offers the policy.
         timeout: seconds after which a request counts as lost.
+        controls: texts of the model's control tokens, see `Completion.alternatives`.
     """
 
     calls_apart = False
 
-    def __init__(self, url: str, headers: dict[str, str], model: str, *, timeout: float = 600.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        headers: dict[str, str],
+        model: str,
+        *,
+        timeout: float = 600.0,
+        controls: Collection[str] = (),
+    ) -> None:
         self._model = model
+        self._controls = frozenset(controls)
         self._url = httpx.URL(url)
         self._headers = [*headers.items(), ("Content-Type", "application/json"), ("Host", self._url.netloc.decode())]
         self._timeout = httpx.Timeout(timeout, connect=10.0).as_dict()
@@ -148,13 +118,13 @@ class LocalBackend:
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling, policy: int | None) -> list[Completion]:
         """See `Backend.complete`."""
-        return _completions(await self.post(_CHAT, self._body(messages, sampling)), policy)
+        return completions(await self.post(_CHAT, self._body(messages, sampling)), policy, self._controls)
 
     async def stream(
         self, messages: Sequence[Message], sampling: Sampling, policy: int | None, on_text: OnText
     ) -> Completion:
         """See `Streaming.stream`."""
-        pieces = _Pieces(on_text)
+        pieces = Pieces(on_text)
 
         async def read(response: httpx.Response) -> None:
             async for line in response.aiter_lines():
@@ -163,12 +133,17 @@ class LocalBackend:
 
         asked = {"stream": True, "stream_options": {"include_usage": True}}
         await self._send(_CHAT, self._body(messages, sampling) | asked, {}, read)
-        return pieces.completion(policy)
+        whole = pieces.completion(policy)
+        if whole is None:
+            raise Unavailable("the answer broke off")
+        return whole
 
     def _body(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
         body = chat_request(messages, sampling) | {"model": self._model, "return_token_ids": True}
-        if guide := _guide(sampling):
-            body["structured_outputs"] = guide
+        if form := guide(sampling):
+            body["structured_outputs"] = form
+        if sampling.unfinished:
+            body |= {"continue_final_message": True, "add_generation_prompt": False}
         if sampling.tools:
             body["tool_choice"] = "none"  # the server does not look for calls in the text; we do
         return body
@@ -258,7 +233,7 @@ class LiteLLMBackend:
         found: list[Completion] = []
         while len(found) < sampling.n:
             answer = await self._ask(body | {"n": sampling.n - len(found)})
-            found.extend(_completions(answer, policy))
+            found.extend(completions(answer, policy))
         return found[: sampling.n]
 
     async def stream(
@@ -273,7 +248,7 @@ class LiteLLMBackend:
         whole = _litellm().stream_chunk_builder(chunks)
         if whole is None or not whole.choices:
             raise Unavailable(f"{self._call['model']}: an answer without choices")
-        return _completions(whole.model_dump(), policy)[0]
+        return completions(whole.model_dump(), policy)[0]
 
     async def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = (await self._call_model(body)).model_dump()
@@ -282,8 +257,12 @@ class LiteLLMBackend:
         return answer
 
     def _body(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
-        if sampling.choices is not None or sampling.regex is not None:
-            raise UsageError("a model called through LiteLLM cannot be guided by choices or regex. Use a schema.")
+        if sampling.choices or sampling.regex or sampling.grammar:
+            raise UsageError(
+                "a model called through LiteLLM cannot be guided by choices, regex or grammar. Use a schema."
+            )
+        if sampling.unfinished:
+            raise UsageError("a model called through LiteLLM begins its answers anew; it cannot go on with one.")
         body = chat_request(messages, sampling)
         if sampling.schema is not None:
             schema = {"name": "answer", "schema": sampling.schema, "strict": True}
@@ -337,104 +316,6 @@ class ScriptedBackend:
 
     async def aclose(self) -> None:
         """See `Backend.aclose`."""
-
-
-def chat_request(messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
-    """Return the part of a chat request that every OpenAI-compatible server understands."""
-    body: dict[str, Any] = {
-        "messages": [message.openai() for message in messages],
-        "n": sampling.n,
-        "max_tokens": sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-    }
-    if sampling.seed is not None:
-        body["seed"] = sampling.seed
-    if sampling.stop:
-        body["stop"] = list(sampling.stop)
-    if sampling.logprobs:
-        body["logprobs"] = True
-    if sampling.tools:
-        body["tools"] = list(sampling.tools)
-    return body
-
-
-def _guide(sampling: Sampling) -> dict[str, Any] | None:
-    if sampling.schema is not None:
-        return {"json": sampling.schema}
-    if sampling.choices is not None:
-        return {"choice": list(sampling.choices)}
-    if sampling.regex is not None:
-        return {"regex": sampling.regex}
-    return None
-
-
-def _completions(answer: dict[str, Any], policy: int | None) -> list[Completion]:
-    """Read an OpenAI chat answer. Providers count tokens for the whole request: without ids they are shared out."""
-    usage = answer.get("usage") or {}
-    choices = answer["choices"]
-    prompt = usage.get("prompt_tokens") or 0
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    share, rest = divmod(usage.get("completion_tokens") or 0, len(choices))
-    found = []
-    for index, choice in enumerate(choices):
-        ids = choice.get("token_ids") or ()
-        content = (choice.get("logprobs") or {}).get("content") or ()
-        found.append(
-            Completion(
-                text=choice["message"].get("content") or "",
-                finish_reason=choice.get("finish_reason") or "stop",
-                token_ids=tuple(ids),
-                logprobs=tuple(token["logprob"] for token in content),
-                prompt_tokens=prompt,
-                cached_tokens=cached,
-                completion_tokens=len(ids) or share + (index < rest),
-                policy=policy,
-                calls=tuple(_calls(choice["message"])),
-            )
-        )
-    return found
-
-
-class _Pieces:
-    """An answer that comes in pieces, as OpenAI-compatible servers stream it."""
-
-    def __init__(self, on_text: OnText) -> None:
-        self._on_text = on_text
-        self._text = ""
-        self._ids: list[int] = []
-        self._logprobs: list[Any] = []
-        self._reason: str | None = None
-        self._usage: dict[str, Any] = {}
-
-    def take(self, chunk: dict[str, Any]) -> None:
-        """Take one chunk in."""
-        self._usage = chunk.get("usage") or self._usage
-        for choice in chunk.get("choices") or ():
-            self._ids += choice.get("token_ids") or ()
-            self._logprobs += (choice.get("logprobs") or {}).get("content") or ()
-            self._reason = choice.get("finish_reason") or self._reason
-            if text := choice["delta"].get("content"):
-                self._text += text
-                self._on_text(text)
-
-    def completion(self, policy: int | None) -> Completion:
-        """Return the whole answer."""
-        if self._reason is None:
-            raise Unavailable("the answer broke off")
-        choice = {
-            "message": {"content": self._text},
-            "finish_reason": self._reason,
-            "token_ids": self._ids,
-            "logprobs": {"content": self._logprobs},
-        }
-        return _completions({"choices": [choice], "usage": self._usage}, policy)[0]
-
-
-def _calls(message: dict[str, Any]) -> Iterator[ToolCall]:
-    for call in message.get("tool_calls") or ():
-        function = call["function"]
-        yield ToolCall(id=call.get("id") or "", name=function.get("name") or "", arguments=function["arguments"] or "")
 
 
 def _litellm() -> Any:

@@ -18,8 +18,8 @@ from pydantic import ConfigDict, Field
 
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Completion, Message
-from autotelic.serving.backends import Sampling
 from autotelic.serving.gateway import Gateway
+from autotelic.serving.sampling import Sampling
 
 __all__ = ["PolicyChatModel"]
 

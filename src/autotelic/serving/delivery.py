@@ -26,6 +26,7 @@ from autotelic.serving.backends import LocalBackend, Unavailable
 from autotelic.serving.canary import Indistinguishable, Rows, Tolerance, difference, prove, server_logprobs
 from autotelic.serving.config import ServingConfig
 from autotelic.serving.gateway import Gateway
+from autotelic.serving.model import control_tokens
 from autotelic.serving.server import MODEL_NAME, VLLMServer
 
 __all__ = ["DeliveryKind", "PolicyServer"]
@@ -253,15 +254,15 @@ class PolicyServer:
         await self._backend.aclose()
         await _check_hash(policy)
         await self.server.start(Path(policy.path))
-        self._backend = self.gateway.backend = self._connect()
+        self._backend = self.gateway.backend = self._connect(control_tokens(Path(policy.path)))
         try:
             return prove(policy, await self._ask(policy), None, self._tolerance)
         except Unavailable as error:
             raise _undelivered(policy, error) from error
 
-    def _connect(self) -> LocalBackend:
-        server = self.server
-        return LocalBackend(server.url, server.headers, MODEL_NAME, timeout=self.config.request_seconds)
+    def _connect(self, controls: frozenset[str] = frozenset()) -> LocalBackend:
+        server, seconds = self.server, self.config.request_seconds
+        return LocalBackend(server.url, server.headers, MODEL_NAME, timeout=seconds, controls=controls)
 
     async def _ask(self, policy: PolicyFiles) -> Rows:
         return await server_logprobs(self._backend, MODEL_NAME, policy.canary.token_ids)

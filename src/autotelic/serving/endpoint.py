@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from autotelic.core.dialect import read_turn, turn_schema
 from autotelic.core.errors import AutotelicError, MissingPackage, UsageError
 from autotelic.core.words import Completion, Message
-from autotelic.serving.backends import Refused, Sampling
+from autotelic.serving.backends import Refused
 from autotelic.serving.gateway import Gateway
+from autotelic.serving.sampling import Sampling
 
 if TYPE_CHECKING:
     from starlette.requests import Request

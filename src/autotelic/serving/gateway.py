@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from autotelic.core.errors import DeliveryError, ServingError
 from autotelic.core.words import Completion, Message
-from autotelic.serving.backends import Backend, OnText, Sampling, Streaming, TooLong, Unavailable
+from autotelic.serving.backends import Backend, OnText, Streaming, TooLong, Unavailable
+from autotelic.serving.sampling import Sampling
 
 __all__ = ["TOO_LONG", "Counters", "Gateway"]
 

