@@ -13,11 +13,12 @@ from typing import Any
 
 from autotelic.agents import Attempt
 from autotelic.core.words import Message, Origin, Proposal, Rejection, Role, Task, TrainingExample
+from autotelic.environments import solved
 from autotelic.graphs.remembering import recall
 from autotelic.graphs.session import Session, as_dicts
 from autotelic.graphs.solve import SolveState, build_solve
 from autotelic.graphs.strategy_solver import StrategySolver
-from autotelic.selection import Candidate, contamination
+from autotelic.selection import Candidate, Tried, contamination, focused, worth_of_cells
 from autotelic.serving import Sampling
 from autotelic.store import CritiqueRow, EpisodeRow, ExampleRow, ProposalRow, SuiteRow, TaskRow, ToolCallRow
 
@@ -34,13 +35,19 @@ __all__ = [
 ]
 
 
+_LATE_ROUNDS = 2
+"""Rounds that tell where to look for tasks; before them the policy was another."""
+_POOL = 4
+"""Tasks to choose from for each one that is drawn."""
+
+
 async def propose(s: Session, round: int, champion: int) -> dict[str, Any]:
     """Have tasks written and validated until the round has its number of proposals."""
     await s.serve(champion)
     settings = s.config.propose
     done = set(s.ledger.column(ProposalRow, "id", round=round))
     explored = int(settings.tasks * settings.explore)
-    free = s.environment.tasks(max(1, explored), s.seed("explore", round))
+    free = _explored(s, round, max(1, explored))
     known = met_tasks(s)
     groups = [range(i, min(i + settings.group, settings.tasks)) for i in range(0, settings.tasks, settings.group)]
     open_groups = [g for g in groups if any(_proposal_id(round, i) not in done for i in g)]
@@ -67,6 +74,27 @@ async def propose(s: Session, round: int, champion: int) -> dict[str, Any]:
     await s.each("propose", open_groups, write, done=len(groups) - len(open_groups))
     rows = s.ledger.rows(ProposalRow, round=round)
     return {"proposals": len(rows), "valid": sum(r.task_id is not None for r in rows)}
+
+
+def _explored(s: Session, round: int, n: int) -> list[Task]:
+    """Draw tasks from the environment, of late rounds' families and difficulties those that are about to be learned."""
+    even = s.environment.tasks(n, s.seed("explore", round))
+    if round < 2:
+        return even
+    tried: list[Tried] = []
+    for late in range(max(1, round - _LATE_ROUNDS), round):
+        kept = set(s.ledger.column(ExampleRow, "task_id", round=late, role=Role.SOLVER.value, origin="new"))
+        scores: dict[str, list[float]] = {}
+        for task, score in s.ledger.columns(EpisodeRow, "task_id", "score", round=late):
+            scores.setdefault(task, []).extend([] if score is None else [float(solved(score))])
+        for task in s.ledger.tasks(scores).values():
+            rates = scores[task.id]
+            rate = sum(rates) / len(rates) if rates else None
+            tried.append(Tried(cell=(task.family, task.difficulty), rate=rate, kept=task.id in kept))
+    # Drawn in pieces, because an environment may not have so many different tasks.
+    more = [s.environment.tasks(n, s.seed("explore", round, piece)) for piece in range(1, _POOL)]
+    pool = list({task.id: task for task in chain(even, *more)}.values())
+    return focused(pool, worth_of_cells(tried), s.config.propose.focus, n, s.seed("focus", round))
 
 
 def met_tasks(s: Session) -> set[str]:

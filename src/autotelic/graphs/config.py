@@ -35,7 +35,10 @@ class ProposeConfig(Frozen):
     tasks: int = Field(default=320, ge=1)
     """Proposals a round."""
     explore: float = Field(default=0.25, ge=0, le=1)
-    """Share of the proposals that is drawn evenly from the environment instead, so that no family dies out."""
+    """Share of the proposals that is drawn from the environment instead, so that no family dies out."""
+    focus: float = Field(default=0.5, ge=0, lt=1)
+    """Share of these that goes, from round 2 on, to families and difficulties that the last rounds trained on and did
+    not yet solve; the rest is drawn evenly from all."""
     examples: int = Field(default=4, ge=0)
     """Earlier successful proposals shown to the proposer."""
     group: int = Field(default=8, ge=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autotelic.selection.candidate import Candidate, Drop, Gate, Past
 from autotelic.selection.curate import Curated, curate
+from autotelic.selection.curriculum import Cell, Tried, focused, worth_of_cells
 from autotelic.selection.gates import (
     answer_share,
     contamination,
@@ -24,6 +25,7 @@ __all__ = [
     "Answered",
     "Balanced",
     "Candidate",
+    "Cell",
     "Curated",
     "Drop",
     "Gate",
@@ -32,11 +34,13 @@ __all__ = [
     "Replayed",
     "Selection",
     "Selector",
+    "Tried",
     "answer_share",
     "contamination",
     "curate",
     "exact_duplicates",
     "family_quota",
+    "focused",
     "learnable_band",
     "luck",
     "max_examples",
@@ -45,4 +49,5 @@ __all__ = [
     "per_task_cap",
     "replay",
     "verified_only",
+    "worth_of_cells",
 ]

@@ -42,6 +42,9 @@ class ServingConfig(Frozen):
     """A server that does not answer after so many seconds has failed to start."""
     request_seconds: float = Field(default=600.0, gt=0)
     """A request that takes longer counts as lost, seconds."""
+    guess_ahead: int = Field(default=0, ge=0, le=16)
+    """Tokens that are guessed ahead where the last few were said before, and checked at once (n-gram speculative
+    decoding); 0 is none. What it gains depends on how much answers repeat: `benchmarks/speculation.py`."""
     extra_args: tuple[str, ...] = ()
     """More flags for vLLM's API server, as on its command line."""
     proof_max: float = Field(default=1.0, gt=0)
