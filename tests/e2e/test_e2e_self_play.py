@@ -29,6 +29,7 @@ from autotelic.store import (
     GateRow,
     Ledger,
     NodeRow,
+    PolicyRow,
     ProposalRow,
     RunRow,
     StrategyRow,
@@ -69,6 +70,7 @@ STRATEGIES = [
     "debate(rounds=1)",
     "mixture",
     "conversation(turns=1)",
+    "adapted(by='neighbours', k=3, epochs=3)",
     "contrastive(strength=0)",
     "guided(regex='[0-9]{1,3}')",
     'guided(grammar=\'root ::= "<" [a-c] ">"\')',
@@ -260,6 +262,10 @@ def test_a_session_left_alone(tmp_path: Path, config: Path, begin: Callable[...,
     for strategy, form in ((STRATEGIES[-2], r"[0-9]{1,3}"), (STRATEGIES[-1], r"<[a-c]>")):
         assert all(answer is None or re.fullmatch(form, answer) for answer in said[strategy].values())
         assert any(said[strategy].values())
+    [adapted] = ledger.rows(PolicyRow, state="discarded")
+    [proved] = ledger.rows(DeliveryRow, policy=adapted.number)
+    assert adapted.parent == 1 and proved.kind == "train" and (proved.to_previous or 0.0) > 0.0
+    assert ledger.rows(DeliveryRow, order="id")[-1].policy == 1 and not (run / "policies" / "adapted").exists()
     assert sum(row.cached_tokens for row in answers) > 0, "later prompts share their beginning with earlier ones"
     weighed = [row for row in answers if "certainty" in row.strategy]
     assert all(draft["certainty"] < 0 for row in weighed for draft in row.drafts)

@@ -197,6 +197,7 @@ class Elsewhere(BaseHTTPRequestHandler):
         self.wfile.write(b"data: [DONE]\n\n")
 
 
+@pytest.mark.e2e
 def test_run_asks_a_model_elsewhere() -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
     thread = threading.Thread(target=server.serve_forever)

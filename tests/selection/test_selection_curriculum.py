@@ -23,8 +23,8 @@ def task(cell: Cell, i: int) -> Task:
 TASKS = [task(cell, i) for cell in CELLS for i in range(100)]
 
 
-def tried(cell: Cell, n: int, rate: float | None, kept: int) -> list[Tried]:
-    return [Tried(cell=cell, rate=rate, kept=i < kept) for i in range(n)]
+def tried(cell: Cell, n: int, rate: float, *, lucky: bool = False) -> list[Tried]:
+    return [Tried(cell=cell, rate=rate, lucky=lucky)] * n
 
 
 def drawn(worth: dict[Cell, float], focus: float, n: int = 100, seed: int = 0) -> Counter[Cell]:
@@ -34,12 +34,10 @@ def drawn(worth: dict[Cell, float], focus: float, n: int = 100, seed: int = 0) -
 
 
 def test_what_is_learned_and_not_yet_solved_is_worth_most() -> None:
-    worth = worth_of_cells(
-        [*tried(("sum", 0), 20, 0.3, 10), *tried(("sum", 1), 20, 0.0, 0), *tried(("copy", 0), 20, 0.9, 10)]
-    )
+    worth = worth_of_cells([*tried(("sum", 0), 20, 0.3), *tried(("sum", 1), 20, 0.0), *tried(("copy", 0), 20, 0.9)])
     assert worth[("sum", 0)] > 3 * worth[("copy", 0)] > worth[("sum", 1)] > 0
     assert ("word", 0) not in worth
-    assert worth_of_cells(tried(("sum", 0), 3, None, 0)) == {("sum", 0): pytest.approx(0.5 / 8)}
+    assert worth_of_cells(tried(("sum", 0), 3, 0.3, lucky=True)) == {("sum", 0): pytest.approx(0.5 / 8)}
     found = drawn(worth, 0.8)
     assert found[("sum", 0)] > 40 and min(found[cell] for cell in CELLS) >= 3
     assert found[("word", 0)] > found[("sum", 1)], "what was never tried is worth more than what failed"

@@ -22,7 +22,7 @@ SMALL = {"rank": 4, "batch_size": 4, "epochs": 2}
 ENDLESS = {**SMALL, "epochs": 100_000}
 SOURCE = str(Path(__file__).parents[2] / "src")
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]  # every test starts a process with torch in it
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -45,17 +45,19 @@ class Critic:
         gateway: where model calls go.
         samples: judgements sampled for one critique.
         max_tokens: bound on one judgement, tokens.
+        system: an evolved system prompt; by default its own.
     """
 
-    def __init__(self, gateway: Gateway, *, samples: int = 4, max_tokens: int = 96) -> None:
+    def __init__(self, gateway: Gateway, *, samples: int = 4, max_tokens: int = 96, system: str | None = None) -> None:
         self._gateway = gateway
+        self._system = system or SYSTEM
         self._samples = samples
         self._max_tokens = max_tokens
 
     def messages(self, question: str, answer: str) -> tuple[Message, ...]:
         """Return the prompt for one judgement."""
         return (
-            Message(role="system", content=SYSTEM),
+            Message(role="system", content=self._system),
             Message(role="user", content=f"Task:\n{question}\n\nAnswer:\n{answer}\n\nIs the answer right or wrong?"),
         )
 

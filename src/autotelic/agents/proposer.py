@@ -34,18 +34,34 @@ class Proposer:
         environment: gives the grammar.
         max_tokens: bound on one proposal, tokens.
         temperature: sampling temperature.
+        system: an evolved system prompt; by default the environment's.
     """
 
-    def __init__(self, gateway: Gateway, environment: Environment, *, max_tokens: int, temperature: float) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        environment: Environment,
+        *,
+        max_tokens: int,
+        temperature: float,
+        system: str | None = None,
+    ) -> None:
         self._gateway = gateway
         self._environment = environment
         self._max_tokens = max_tokens
         self._temperature = temperature
+        self._system = system
 
     def messages(self, examples: Sequence[str] = ()) -> tuple[Message, ...]:
         """Return the prompt: the grammar, earlier proposals as turns, the request."""
-        *system, ask = self._environment.proposal_prompt(Random(0), demonstrations=0)
+        *system, ask = self.bare()
+        if self._system is not None:
+            system = [Message(role="system", content=self._system)]
         return (*system, *demonstration_turns([(ask.content, text) for text in examples]), ask)
+
+    def bare(self) -> tuple[Message, ...]:
+        """Return the prompt that training sees: the environment's own, without examples."""
+        return tuple(self._environment.proposal_prompt(Random(0), demonstrations=0))
 
     async def draft(self, examples: Sequence[str], *, n: int, seed: int) -> list[Draft]:
         """Write `n` proposals after the same examples."""
@@ -57,4 +73,4 @@ class Proposer:
             schema=self._environment.proposal_schema(),
         )
         completions = await self._gateway.attempt(list(self.messages(examples)), sampling)
-        return [Draft(completion, self.messages()) for completion in completions]
+        return [Draft(completion, self.bare()) for completion in completions]

@@ -18,7 +18,7 @@ from autotelic.core.config import load_config
 from autotelic.core.errors import UsageError
 from autotelic.core.progress import Progress
 from autotelic.core.run_dir import RunDir
-from autotelic.core.words import PolicyFiles, Task
+from autotelic.core.words import PolicyFiles, PolicyState, Task
 from autotelic.evaluation import accuracy, answers, constant_baselines, overall_baseline
 from autotelic.graphs import Config, GraphContext, Session, open_session
 from autotelic.graphs.evaluating import answer_suite, evaluate, fresh_suite, gate
@@ -332,6 +332,8 @@ def _known(ledger: Ledger, number: int) -> PolicyRow:
     if row is None:
         have = ", ".join(f"policy-{n}" for n in sorted(ledger.column(PolicyRow, "number")))
         raise UsageError(f"the run has no policy-{number}. It has: {have or 'none yet'}.")
+    if row.state == PolicyState.DISCARDED.value:
+        raise UsageError(f"policy-{number} was trained for one suite and its weights were thrown away. Name another.")
     return row
 
 

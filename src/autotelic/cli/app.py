@@ -16,6 +16,7 @@ from rich.table import Table
 from autotelic import __version__
 from autotelic.cli.graphs import graphs, run_graph
 from autotelic.cli.memory import memory
+from autotelic.cli.prompts import prompts
 from autotelic.cli.shown import JsonOption, RunArgument, out, show
 from autotelic.cli.skills import skills
 from autotelic.cli.strategies import evaluate_strategies, split_strategies, strategies, strategy_table
@@ -38,6 +39,7 @@ app.add_typer(graphs, name="graphs")
 app.add_typer(memory, name="memory")
 app.add_typer(skills, name="skills")
 app.add_typer(strategies, name="strategies")
+app.add_typer(prompts, name="prompts")
 
 SetArgument = Annotated[list[str] | None, typer.Argument(help="Overrides of the config, key=value.")]
 

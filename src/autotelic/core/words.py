@@ -78,6 +78,7 @@ class PolicyState(StrEnum):
     CHAMPION = "champion"
     RETIRED = "retired"
     REJECTED = "rejected"
+    DISCARDED = "discarded"
 
 
 class ToolCall(Frozen):

@@ -7,8 +7,10 @@ under an id that does not depend on when or how often it was tried.
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Iterable
 from itertools import chain
+from statistics import fmean
 from typing import Any
 
 from autotelic.agents import Attempt
@@ -18,7 +20,7 @@ from autotelic.graphs.remembering import recall
 from autotelic.graphs.session import Session, as_dicts
 from autotelic.graphs.solve import SolveState, build_solve
 from autotelic.graphs.strategy_solver import StrategySolver
-from autotelic.selection import Candidate, Tried, contamination, focused, worth_of_cells
+from autotelic.selection import Answered, Candidate, Tried, contamination, focused, luck, worth_of_cells
 from autotelic.serving import Sampling
 from autotelic.store import CritiqueRow, EpisodeRow, ExampleRow, ProposalRow, SuiteRow, TaskRow, ToolCallRow
 
@@ -83,14 +85,18 @@ def _explored(s: Session, round: int, n: int) -> list[Task]:
         return even
     tried: list[Tried] = []
     for late in range(max(1, round - _LATE_ROUNDS), round):
-        kept = set(s.ledger.column(ExampleRow, "task_id", round=late, role=Role.SOLVER.value, origin="new"))
-        scores: dict[str, list[float]] = {}
-        for task, score in s.ledger.columns(EpisodeRow, "task_id", "score", round=late):
-            scores.setdefault(task, []).extend([] if score is None else [float(solved(score))])
-        for task in s.ledger.tasks(scores).values():
-            rates = scores[task.id]
-            rate = sum(rates) / len(rates) if rates else None
-            tried.append(Tried(cell=(task.family, task.difficulty), rate=rate, kept=task.id in kept))
+        rows = s.ledger.columns(EpisodeRow, "task_id", "family", "answer", "score", round=late)
+        answers = [
+            Answered(task_id=task, family=family, answer=answer or "", right=solved(score))
+            for task, family, answer, score in rows
+            if score is not None
+        ]
+        guessed, right = luck(answers), defaultdict[str, list[bool]](list)
+        for one in answers:
+            right[one.task_id].append(one.right)
+        for task in s.ledger.tasks(right).values():
+            lucky = guessed.get(task.id, 0.0) > s.config.curate.luck
+            tried.append(Tried(cell=(task.family, task.difficulty), rate=fmean(right[task.id]), lucky=lucky))
     # Drawn in pieces, because an environment may not have so many different tasks.
     more = [s.environment.tasks(n, s.seed("explore", round, piece)) for piece in range(1, _POOL)]
     pool = list({task.id: task for task in chain(even, *more)}.values())

@@ -37,8 +37,8 @@ class ProposeConfig(Frozen):
     explore: float = Field(default=0.25, ge=0, le=1)
     """Share of the proposals that is drawn from the environment instead, so that no family dies out."""
     focus: float = Field(default=0.5, ge=0, lt=1)
-    """Share of these that goes, from round 2 on, to families and difficulties that the last rounds trained on and did
-    not yet solve; the rest is drawn evenly from all."""
+    """Share of these that goes, from round 2 on, to families and difficulties at which the last rounds were sometimes
+    right, by more than luck (`curate.luck`), and often not; the rest is drawn evenly from all."""
     examples: int = Field(default=4, ge=0)
     """Earlier successful proposals shown to the proposer."""
     group: int = Field(default=8, ge=1)

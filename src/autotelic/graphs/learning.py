@@ -6,7 +6,7 @@ stands, and a training that was killed leaves nothing under that name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from autotelic.serving import Indistinguishable
 from autotelic.store import ExampleRow, PolicyRow
 from autotelic.training import TrainingJob, TrainingStep
 
-__all__ = ["deliver", "next_number", "train"]
+__all__ = ["deliver", "next_number", "reporter", "train", "write_examples"]
 
 
 async def train(s: Session, round: int, champion: int) -> dict[str, Any]:
@@ -34,13 +34,13 @@ async def train(s: Session, round: int, champion: int) -> dict[str, Any]:
         out=str(s.run.policy(number)),
         number=number,
         parent=champion,
-        examples=str(_write_examples(s, round, rows)),
+        examples=str(write_examples(s.run.root / "policies" / f"round-{round}.examples.jsonl", _examples(rows))),
         config=s.config.train.settings,
         seed=s.seed("train", round),
     )
     s.progress.start("train")
     try:
-        result = await s.trainer.train(job, _reporter(s))
+        result = await s.trainer.train(job, reporter(s, "train"))
     finally:
         s.progress.stop("train")
     s.ledger.add(
@@ -83,10 +83,15 @@ def next_number(s: Session) -> int:
     return max(numbers) + 1
 
 
-def _write_examples(s: Session, round: int, rows: list[ExampleRow]) -> Path:
-    path = s.run.root / "policies" / f"round-{round}.examples.jsonl"
-    lines = (
-        TrainingExample(
+def write_examples(path: Path, examples: Iterable[TrainingExample]) -> Path:
+    """Write examples for the trainer, one JSON object a line; return the path."""
+    path.write_text("\n".join(example.model_dump_json() for example in examples) + "\n")
+    return path
+
+
+def _examples(rows: Iterable[ExampleRow]) -> Iterator[TrainingExample]:
+    for row in rows:
+        yield TrainingExample(
             id=row.id,
             role=Role(row.role),
             messages=messages_of(row.messages),
@@ -96,17 +101,15 @@ def _write_examples(s: Session, round: int, rows: list[ExampleRow]) -> Path:
             family=row.family,
             source=row.source,
             weight=row.weight,
-        ).model_dump_json()
-        for row in rows
-    )
-    path.write_text("\n".join(lines) + "\n")
-    return path
+        )
 
 
-def _reporter(s: Session) -> Callable[[TrainingStep], None]:
+def reporter(s: Session, name: str) -> Callable[[TrainingStep], None]:
+    """Return what shows the steps of a training under a name."""
+
     def report(step: TrainingStep) -> None:
         if step.step == 1:
-            s.progress.start("train", step.steps)
-        s.progress.advance("train")
+            s.progress.start(name, step.steps)
+        s.progress.advance(name)
 
     return report

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from autotelic.agents import Solver
-from autotelic.core.words import Task
+from autotelic.core.words import Role, Task
 from autotelic.evaluation import full_marks
+from autotelic.graphs.adapting import Prepared, prepared
 from autotelic.graphs.remembering import recall
 from autotelic.graphs.session import Session
-from autotelic.graphs.strategy_solver import current_routes, reached, work_of
+from autotelic.graphs.strategy_solver import current_prompts, current_routes, reached, work_of
 from autotelic.memory import Demonstration, Lesson
 from autotelic.refinement import Answer, Budget, build_strategy
 from autotelic.store import StrategyRow
@@ -51,16 +52,15 @@ async def answer_suite_by(
     """
     answers, helped = build_strategy(strategy), memory_of is not None
     tasks = [t for t in s.ledger.suite(suite, round=round)[:limit] if not families or t.family in families]
-    named = strategy
-    if re.search(r"\bauto\b", strategy):  # what it does is a matter of the routes
-        named += f" by routes {current_routes(s.ledger, policy)[0]}"
+    named = _versioned(s, strategy, policy)
     if budget and str(budget):
         named += f" within {budget}"
     key: dict[str, Any] = {"suite": suite, "round": round, "policy": policy, "strategy": named, "memory": helped}
     done = set(s.ledger.column(StrategyRow, "task_id", **key))
     todo = [task for task in tasks if task.id not in done]
-    if todo:
-        await s.serve(policy)
+    if not todo:
+        return _in_order(s, tasks, key)
+    async with prepared(s, answers, tasks, policy) as made:
         recalled = await recall(s, todo, memory_of) if memory_of is not None else {}
         solver = Solver(s.server.gateway, s.environment)
 
@@ -69,15 +69,46 @@ async def answer_suite_by(
             examples = [m for one in shown if isinstance(one, Demonstration) for m in one.messages]
             advice = [one.advice for one in shown if isinstance(one, Lesson)]
             opening = solver.messages(task, examples, advice)
-            answer = await reached(answers, work_of(s, task, opening, budget))
+            answer = await reached(made.strategy, work_of(s, task, opening, budget))
             score = (await s.environment.check(task, answer.text)).score
             first = answer.draft.of[0] if answer.draft.revised and answer.draft.of else None
             began = None if first is None else (await s.environment.check(task, first.answer)).score
-            s.ledger.add([_row(key, task, answer, score, began)])
+            row = _row(key, task, answer, score, began)
+            s.ledger.add([_with_adaptation(row, made, len(tasks))])
 
         await s.each(strategy, todo, ask, done=len(tasks) - len(todo))
+    return _in_order(s, tasks, key)
+
+
+def _in_order(s: Session, tasks: Sequence[Task], key: dict[str, Any]) -> list[StrategyRow]:
     rows = {row.task_id: row for row in s.ledger.rows(StrategyRow, **key)}
     return [rows[task.id] for task in tasks if task.id in rows]
+
+
+def _with_adaptation(row: StrategyRow, made: Prepared, tasks: int) -> StrategyRow:
+    """Add what was done before the answers to one of them: its own vote, and its share of the time."""
+    row.stopped = row.stopped or made.stopped
+    row.seconds += made.seconds / tasks
+    if (price := made.prices.get(row.task_id)) is not None:
+        row.calls += price.calls
+        row.prompt_tokens += price.prompt_tokens
+        row.cached_tokens += price.cached_tokens
+        row.completion_tokens += price.completion_tokens
+    return row
+
+
+def _versioned(s: Session, strategy: str, policy: int) -> str:
+    """Name a strategy by the versions of what it takes from the ledger: routes and prompts."""
+    named, within = strategy, strategy
+    if re.search(r"\bauto\b", strategy):
+        version, routes = current_routes(s.ledger, policy)
+        named += f" by routes {version}"
+        within = " ".join([strategy, *routes.values()])
+    if re.search(r"\bprompted\b", within):
+        rows = current_prompts(s.ledger, policy)
+        versions = [str(rows[role].version) for role in (Role.SOLVER, Role.CRITIC) if role in rows]
+        named += f" by prompts {' and '.join(versions) or 0}"
+    return named
 
 
 def _row(key: dict[str, Any], task: Task, answer: Answer, score: float | None, first: float | None) -> StrategyRow:

@@ -13,9 +13,9 @@ from autotelic.core.words import Completion, Message, Task
 from autotelic.graphs.session import Session
 from autotelic.refinement import Answer, Budget, Meter, Strategy, Work, answer_task, build_strategy
 from autotelic.serving import TOO_LONG, Sampling
-from autotelic.store import Ledger, RouteRow
+from autotelic.store import Ledger, PromptRow, RouteRow
 
-__all__ = ["StrategySolver", "current_routes", "reached", "work_of"]
+__all__ = ["StrategySolver", "current_prompts", "current_routes", "reached", "work_of"]
 
 
 class StrategySolver(Solver):
@@ -76,6 +76,7 @@ def work_of(s: Session, task: Task, opening: Sequence[Message], budget: Budget |
         toolbox=s.toolbox,
         bounds=s.config.solve.bounds,
         routes=current_routes(s.ledger, s.server.policy)[1],
+        prompts={role: row.prompts for role, row in current_prompts(s.ledger, s.server.policy).items()},
     )
 
 
@@ -86,3 +87,8 @@ def current_routes(ledger: Ledger, policy: int | None) -> tuple[int, dict[str, s
     """
     promoted = ledger.rows(RouteRow, promoted=True, policy=policy, order="version")
     return (promoted[-1].version, dict(promoted[-1].routes)) if promoted else (0, {})
+
+
+def current_prompts(ledger: Ledger, policy: int | None) -> dict[str, PromptRow]:
+    """Return for each role the version of its prompts that was promoted last for a policy; nothing where none was."""
+    return {row.role: row for row in ledger.rows(PromptRow, promoted=True, policy=policy, order="version")}

@@ -6,6 +6,7 @@ trace and its price, and they compose by wrapping.
 
 from __future__ import annotations
 
+from autotelic.refinement.adapted import Adapting, adapted
 from autotelic.refinement.auto import auto
 from autotelic.refinement.build import build_strategy, parameters
 from autotelic.refinement.contrast import contrastive
@@ -13,6 +14,7 @@ from autotelic.refinement.decoding import best_of, direct, guided, self_consiste
 from autotelic.refinement.feedback import critic, reflexion, self_debug, self_refine
 from autotelic.refinement.meter import Budget, Meter, Price, Spent, Step, Tally
 from autotelic.refinement.planning import least_to_most, plan_and_solve
+from autotelic.refinement.prompted import ALL_FAMILIES, prompted
 from autotelic.refinement.search import monte_carlo, tree_of_thoughts
 from autotelic.refinement.together import conversation, debate, mixture
 from autotelic.refinement.voting import Vote, decided, vote
@@ -27,6 +29,8 @@ from autotelic.refinement.work import (
 )
 
 __all__ = [
+    "ALL_FAMILIES",
+    "Adapting",
     "Answer",
     "Budget",
     "Draft",
@@ -39,6 +43,7 @@ __all__ = [
     "Tally",
     "Vote",
     "Work",
+    "adapted",
     "answer_task",
     "auto",
     "best_of",
@@ -55,6 +60,7 @@ __all__ = [
     "monte_carlo",
     "parameters",
     "plan_and_solve",
+    "prompted",
     "reflexion",
     "self_consistency",
     "self_debug",

@@ -151,6 +151,10 @@ class Work:
     """Other models that may take part."""
     routes: Mapping[str, str] = field(default_factory=dict)
     """Family to strategy, for `auto`."""
+    prompts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Role to evolved prompts, for `prompted`: see `PromptRow.prompts`."""
+    critic: str | None = None
+    """System prompt of the critic; by default its own."""
     best: list[Draft] = field(default_factory=list)
     """Noted drafts, the best last: what comes out if the strategy is stopped."""
     lessons: list[str] = field(default_factory=list)
@@ -228,7 +232,7 @@ class Work:
         """Have the critic judge a draft; what holds no answer is wrong without asking."""
         if draft.answer is None:
             return Critique(trajectory_id="", verdict="wrong", confidence=0.0, fault="there is no answer")
-        return await Critic(self.meter).judge("", self.task.question, draft.answer, seed=self.seed)
+        return await Critic(self.meter, system=self.critic).judge("", self.task.question, draft.answer, seed=self.seed)
 
     def speaker(self, index: int) -> Work:
         """Return the work of the `index`-th of those who take part: this model, then the others, in turn."""

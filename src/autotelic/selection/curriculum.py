@@ -1,9 +1,10 @@
 """Where to look for tasks: at what the policy is about to learn, as far as the last rounds show.
 
-A cell is a family at a difficulty. It is worth looking at where its tasks came to be trained on and are not yet solved.
+A cell is a family at a difficulty. It is worth looking at where the policy solves tasks sometimes, by more than luck,
+and fails as often.
 
-Source: arXiv 2010.03934, "Prioritized Level Replay". Deviations: levels are cells, not single tasks, and their score is
-what selection made of their tasks instead of an error of the value function, which there is none of.
+Source: arXiv 2010.03934, "Prioritized Level Replay". Deviations: levels are cells, not single tasks, and their score
+comes from solve rates, because there is no value function whose error it could be.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 
-from autotelic.core.words import Frozen, Score, Task
+from autotelic.core.words import Frozen, Task
 
 __all__ = ["Cell", "Tried", "focused", "worth_of_cells"]
 
 Cell = tuple[str, int]
 """Family and difficulty."""
 
-_SEEN, _KEPT = 5.0, 0.5
-"""What is taken for granted of a cell before any of its tasks was tried: tasks, and those of them trained on."""
+_SEEN, _WORTH = 5.0, 0.1
+"""What is taken for granted of a cell: so many tasks of such a worth."""
 
 
 class Tried(Frozen):
@@ -29,23 +30,21 @@ class Tried(Frozen):
 
     cell: Cell
     """Its family and difficulty."""
-    rate: Score
-    """Share of right attempts, in [0, 1]; `None` without a verdict."""
-    kept: bool
-    """Whether it came to be trained on."""
+    rate: float
+    """Share of right attempts, in [0, 1]."""
+    lucky: bool
+    """Whether guesses may have been so often right."""
 
 
 def worth_of_cells(tried: Iterable[Tried]) -> dict[Cell, float]:
-    """Return for each cell the share of its tasks that was trained on, times the share of attempts that failed."""
-    tasks: defaultdict[Cell, list[Tried]] = defaultdict(list)
+    """Return for each cell the mean worth of its tasks, in [0, 1].
+
+    A task is worth the share of its attempts that failed, if another was right and that was not luck; else nothing.
+    """
+    tasks: defaultdict[Cell, list[float]] = defaultdict(list)
     for one in tried:
-        tasks[one.cell].append(one)
-    found = {}
-    for cell, own in tasks.items():
-        rates = [one.rate for one in own if one.rate is not None]
-        failed = 1 - sum(rates) / len(rates) if rates else 1.0
-        found[cell] = (sum(one.kept for one in own) + _KEPT) / (len(own) + _SEEN) * failed
-    return found
+        tasks[one.cell].append(1 - one.rate if one.rate and not one.lucky else 0.0)
+    return {cell: (sum(own) + _SEEN * _WORTH) / (len(own) + _SEEN) for cell, own in tasks.items()}
 
 
 def focused(tasks: Sequence[Task], worth: Mapping[Cell, float], focus: float, n: int, seed: int) -> list[Task]:
@@ -59,7 +58,7 @@ def focused(tasks: Sequence[Task], worth: Mapping[Cell, float], focus: float, n:
         seed: of the draw.
     """
     sizes = Counter((task.family, task.difficulty) for task in tasks)
-    of = {cell: worth.get(cell, _KEPT / _SEEN) for cell in sizes}
+    of = {cell: worth.get(cell, _WORTH) for cell in sizes}
     total = sum(of.values())
     share = {cell: (1 - focus) / len(of) + (focus * of[cell] / total if total else 0.0) for cell in of}
     draw = Random(f"focused {seed}")

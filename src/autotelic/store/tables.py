@@ -24,6 +24,8 @@ __all__ = [
     "GateRow",
     "NodeRow",
     "PolicyRow",
+    "PromptCallRow",
+    "PromptRow",
     "ProposalRow",
     "RunRow",
     "SkillRow",
@@ -335,6 +337,50 @@ class RouteRow(SQLModel, table=True):
     evidence: dict[str, Any] = _json(default_factory=dict)
     """Direct against `auto` on tasks that the routes were not learned on: `Comparison`."""
     reasons: list[str] = _json(default_factory=list)
+
+
+class PromptRow(SQLModel, table=True):
+    """A version of a role's prompts: one was evolved, the others are the parent's."""
+
+    __tablename__ = "prompt"
+    version: int = Field(primary_key=True)
+    role: str
+    policy: int
+    promoted: bool
+    """The highest promoted version of a role and policy counts."""
+    prompts: dict[str, str] = _json()
+    """The evolved ones: a family's, or `all` for what stands before every family's; the other roles' by their name."""
+    parent: int | None = None
+    """Version that it was evolved from; `None` for the prompts that the role came with."""
+    learned_on: str
+    proved_on: str
+    reflector: str
+    budget: int
+    """Calls that the evolution might make."""
+    calls: int
+    """Calls that it made, answers and reflections, each once."""
+    tried: list[dict[str, Any]] = _json(default_factory=list)
+    """Every prompt that was asked under: `text`, `tasks`, `score` (mean over them), `chosen`."""
+    evidence: dict[str, Any] = _json(default_factory=dict)
+    """Parent against this version on tasks that it was not evolved on: a `Comparison` for `fresh` and for `frozen`."""
+    reasons: list[str] = _json(default_factory=list)
+
+
+class PromptCallRow(SQLModel, table=True):
+    """A call made for an evolution or its proof: an item answered under a prompt, or a reflection on such answers."""
+
+    __tablename__ = "prompt_call"
+    id: str = Field(primary_key=True)
+    policy: int = Field(index=True)
+    role: str
+    prompts: str
+    """`content_id` of what it was made under."""
+    item: str
+    """A task, an answer to be judged, a place for a proposal, or `reflection/MODEL/NUMBER`."""
+    text: str
+    answer: str | None = None
+    score: float | None = None
+    feedback: str = ""
 
 
 class TrialRow(SQLModel, table=True):

@@ -63,6 +63,8 @@ class SFTConfig(Frozen):
     """AdamW's weight decay on the adapters."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
+    seconds: float | None = Field(default=None, gt=0)
+    """No step begins after so many seconds of training; the first always does."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
 
@@ -134,13 +136,14 @@ class FastSFTTrainer(SFTTrainer):  # type: ignore[misc]
 class _Steps(TrainerCallback):  # type: ignore[misc]
     """Reports every step, remembers when the last one ended, and stops at a loss that is not finite."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, seconds: float | None) -> None:
         self._report = report
+        self._seconds = seconds
         self._began = time.time()
         self.finished_at = 0.0
         self.trainer: FastSFTTrainer | None = None
 
-    def on_step_end(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
+    def on_step_end(self, _args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
         """Called by the training loop after the optimiser's step."""
         self.finished_at = time.time()
         assert self.trainer is not None
@@ -158,6 +161,8 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
                 seconds=self.finished_at - self._began,
             )
         )
+        if self._seconds is not None and self.finished_at - self._began >= self._seconds:
+            control.should_training_stop = True
 
 
 class SFT:
@@ -182,7 +187,7 @@ class SFT:
         began = time.time()
         loaded = load_model(base)
         rows, skipped = self._rows(loaded.tokenizer, examples)
-        steps = _Steps(report)
+        steps = _Steps(report, self.config.seconds)
         with tempfile.TemporaryDirectory() as scratch:
             trainer = self.trainer(loaded, rows, seed, scratch, steps)
             steps.trainer = trainer
