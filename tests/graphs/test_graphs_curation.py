@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from typing import Any
 import pytest
 from tests.graphs.simulated import right_answer, small
 
+from autotelic.core.config import load_config
+from autotelic.core.run_dir import RunDir
 from autotelic.core.words import Role
 from autotelic.environments import solved
-from autotelic.graphs import Outcome, Session, acquire
+from autotelic.graphs import Config, Outcome, Session, acquire
+from autotelic.graphs.session import open_session
 from autotelic.memory import Memory
 from autotelic.store import CurationRow, EpisodeRow, ExampleRow, Ledger, ProposalRow, SuiteRow
 
@@ -138,3 +142,22 @@ def test_what_the_run_has_met_is_not_proposed_again(ledger: Ledger) -> None:
     assert not set(proposed) & set(ledger.column(SuiteRow, "task_id"))
     suites: list[str] = ledger.column(SuiteRow, "task_id", suite=["fresh", "frozen", "sealed"])
     assert len(suites) == len(set(suites)), "no task is in two suites but for past failures"
+
+
+async def test_tasks_are_looked_for_where_the_policy_is_sometimes_right_by_more_than_luck(copied: Path) -> None:
+    run = RunDir(copied)
+    async with open_session(load_config(Config, run.config), run) as s:
+        families = s.environment.families
+        met: Counter[str] = Counter()
+        for row in s.ledger.rows(EpisodeRow, order="id"):
+            met[row.task_id] += 1
+            sometimes = float(met[row.task_id] % 2)
+            # gcd: half of the attempts are right; letter_counting too, but always with the one answer to everything.
+            row.score = sometimes if row.family in ("gcd", "letter_counting") else 0.0
+            row.answer = "1" if row.family == "letter_counting" else f"{row.task_id} {met[row.task_id]}"
+            s.ledger.put(row)
+        even, third = acquire.explored(s, 1, 80), acquire.explored(s, 3, 80)
+        assert Counter(task.family for task in even) == dict.fromkeys(families, 20)
+        found = Counter(task.family for task in third)
+        assert found["gcd"] > 30 and all(5 < found[family] < 25 for family in families if family != "gcd")
+        assert len({task.id for task in third}) == 80 and acquire.explored(s, 3, 80) == third

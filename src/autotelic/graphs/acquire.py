@@ -28,6 +28,7 @@ __all__ = [
     "balanced_sample",
     "critique",
     "episodes",
+    "explored",
     "messages_of",
     "met_tasks",
     "propose",
@@ -48,8 +49,8 @@ async def propose(s: Session, round: int, champion: int) -> dict[str, Any]:
     await s.serve(champion)
     settings = s.config.propose
     done = set(s.ledger.column(ProposalRow, "id", round=round))
-    explored = int(settings.tasks * settings.explore)
-    free = _explored(s, round, max(1, explored))
+    share = int(settings.tasks * settings.explore)
+    free = explored(s, round, max(1, share))
     known = met_tasks(s)
     groups = [range(i, min(i + settings.group, settings.tasks)) for i in range(0, settings.tasks, settings.group)]
     open_groups = [g for g in groups if any(_proposal_id(round, i) not in done for i in g)]
@@ -57,7 +58,7 @@ async def propose(s: Session, round: int, champion: int) -> dict[str, Any]:
 
     async def write(group: range) -> None:
         rng = random.Random(s.seed("propose", round, group.start))
-        by_model = [i for i in group if i >= explored]
+        by_model = [i for i in group if i >= share]
         drafts = {}
         if by_model:
             shown = _shown(rng, examples, free, s, settings.examples)
@@ -78,8 +79,8 @@ async def propose(s: Session, round: int, champion: int) -> dict[str, Any]:
     return {"proposals": len(rows), "valid": sum(r.task_id is not None for r in rows)}
 
 
-def _explored(s: Session, round: int, n: int) -> list[Task]:
-    """Draw tasks from the environment, of late rounds' families and difficulties those that are about to be learned."""
+def explored(s: Session, round: int, n: int) -> list[Task]:
+    """Draw `n` tasks from the environment; from round 2 on a share of them where the last rounds were sometimes right."""
     even = s.environment.tasks(n, s.seed("explore", round))
     if round < 2:
         return even
