@@ -80,7 +80,7 @@ async def propose(s: Session, round: int, champion: int) -> dict[str, Any]:
 
 
 def explored(s: Session, round: int, n: int) -> list[Task]:
-    """Draw `n` tasks from the environment; from round 2 on a share of them where the last rounds were sometimes right."""
+    """Draw `n` tasks from the environment, from round 2 on a share of them where late rounds were sometimes right."""
     even = s.environment.tasks(n, s.seed("explore", round))
     if round < 2:
         return even
