@@ -49,6 +49,7 @@ BRIEF: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.e2e
 def test_on_shuffled_labels_nothing_is_promoted_in_ten_rounds(play: Play, seed: int) -> None:
     outcome, ledger = play(small(**BRIEF, seed=seed), trainer=ShufflingTrainer)
     assert outcome == Outcome(champion=0, stop="rounds")

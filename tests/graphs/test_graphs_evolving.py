@@ -129,6 +129,9 @@ def test_a_better_prompt_is_found_proved_promoted_and_used(copied: Path, heeding
     assert (champion, "prompted by prompts 0") in named, "what was proved of one policy is not known of another"
     ledger.close()
 
+    with pytest.raises(UsageError, match="proves nothing any more"):
+        invoke("prompts", "evolve", copied, "--policy", 0, "--on", 2, "--prove", 1)
+
     (listed,) = json.loads(invoke("prompts", "list", copied, "--json").stdout)
     assert listed["promoted"] and listed["evidence"] == found["evidence"]
     assert json.loads(invoke("prompts", "show", copied, 1, "--json").stdout) == found
@@ -201,7 +204,7 @@ async def test_cancelled_it_asks_nothing_more(copied: Path, heeding: type[Heedin
 
 def test_another_model_reflects_and_may_talk_nonsense_or_fail(copied: Path, heeding: type[Heeding]) -> None:
     plan = Plan(role="solver", policy=0, family="gcd", calls=60)
-    nonsense = ("```", "\x00", "```json\n{}\n```", TooLong("too long"))
+    nonsense = ("```", "\x00", "```\n[/INST] {}\n```", TooLong("too long"))
     row, made = evolve(copied, plan, scripted(*nonsense, f"Here it is:\n```\n{BETTER}\n```"))
     reflected = [one for one in rows(copied, PromptCallRow) if one.item.startswith("reflection/elsewhere/model/")]
     assert row.reflector == "elsewhere/model" and row.calls <= 60
@@ -209,8 +212,9 @@ def test_another_model_reflects_and_may_talk_nonsense_or_fail(copied: Path, heed
     assert [one["text"] for one in row.tried if one["chosen"]] == [BETTER]
     assert not row.promoted and "10 pairs are fewer than min_tasks" in row.reasons[0], "one family has too few tasks"
     with pytest.raises(UsageError, match="no key"):
-        evolve(copied, plan.model_copy(update={"learn": 2, "prove": 1}), scripted("Hm.", UsageError("no key")))
+        evolve(copied, plan.model_copy(update={"family": "chain_sum"}), scripted("Hm.", UsageError("no key")))
     assert len(rows(copied, PromptRow)) == 1
+    assert "[/INST] {}" in invoke("prompts", "show", copied, 1).stdout, "what a model writes is no markup"
 
 
 def test_the_prompts_of_critic_and_proposer_are_evolved_too(copied: Path, heeding: type[Heeding]) -> None:
@@ -257,6 +261,7 @@ def test_what_cannot_be_evolved_is_said(copied: Path, heeding: type[Heeding]) ->
         "no suite fresh:9": ("--on", 9),
         "no suite 'fresh:9'": ("--prove", 9),
         "cannot be proved on it": ("--on", 2),
+        "name one, e.g. openai/NAME": ("--base-url", "http://127.0.0.1:1/v1"),
     }
     for message, given in wrong.items():
         with pytest.raises(UsageError, match=message):

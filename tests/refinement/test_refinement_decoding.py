@@ -31,7 +31,7 @@ class Tokens(Model):
         asks = next(message for message in messages if message.role == "user").content
         table = self._blank if self._blank is not None and asks == "..." else self._known
         found = table.get(text, {"": -0.1})
-        best = max(found, key=lambda token: found[token])
+        best = max(found, key=lambda token: found[token], default="")
         return [Completion(text=best, finish_reason="stop" if not best else "length", alternatives=(found,))]
 
 
@@ -66,6 +66,11 @@ async def test_what_does_not_end_is_no_answer_and_a_budget_ends_it() -> None:
     assert answer.text is None and answer.draft.text == "aaa" and answer.price.calls == 6 and not answer.stopped
     cut = await answer_task(contrastive(), work(Tokens(QUESTION, NOTHING), Budget(calls=3)))
     assert cut.text is None and cut.stopped == "calls" and cut.price.calls == 3
+
+
+async def test_without_a_token_to_choose_there_is_no_answer() -> None:
+    answer = await answer_task(contrastive(), work(Tokens({"": {"6": -0.1}, "6": {}})))
+    assert answer.text is None and answer.draft.text == "6" and answer.price.calls == 4
 
 
 async def test_guided_answers_are_asked_for_in_their_form() -> None:

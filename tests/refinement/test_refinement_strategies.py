@@ -69,6 +69,17 @@ async def test_sampling_stops_when_the_vote_is_decided() -> None:
     assert len((await answer_task(self_consistency(n=16, batch=16), work(every))).draft.of) == 16
 
 
+async def test_drafts_are_as_hot_as_they_are_asked_to_be() -> None:
+    for text, heat in (
+        ("self_consistency(n=2, heat=0.5)", 0.5),
+        ("best_of(n=2)", 1.0),
+        ("best_of(n=2, heat=0.3)", 0.3),
+    ):
+        model = Model(in_turn("6"))
+        await answer_task(build_strategy(text), work(model))
+        assert {sampling.temperature for _, sampling in model.asked} == {heat}
+
+
 async def test_certainty_outweighs_numbers_and_chooses_the_best() -> None:
     said = [("4", -5.0), ("4", -5.0), ("6", -0.1)]
     weighed = await answer_task(self_consistency(n=3, batch=3, weigh="certainty"), work(Model(in_turn(*said))))

@@ -23,7 +23,7 @@ STATE = {"value": float((MODEL / "model.safetensors").read_text()), "cached": Fa
 
 
 def _token(alternatives: int) -> dict[str, Any]:
-    others = [{"token": token, "logprob": -0.5 - i} for i, token in enumerate(("a", "<end>", "b"))]
+    others = [{"token": token, "logprob": -0.5 - i} for i, token in enumerate(("a", "", "<end>", "b"))]
     return {"token": "a", "logprob": -0.5, "top_logprobs": others[:alternatives]}
 
 

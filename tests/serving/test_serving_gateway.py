@@ -52,9 +52,9 @@ async def test_an_answer_goes_on_and_its_end_is_the_empty_text(bench: Any) -> No
     process = bench.server.server
     made = Gateway(LocalBackend(process.url, process.headers, "policy", controls=["<end>"]))
     begun = [*ASK, Message(role="assistant", content="so far: ")]
-    (found,) = await made.complete(begun, Sampling(alternatives=2, unfinished=True))
+    (found,) = await made.complete(begun, Sampling(alternatives=3, unfinished=True))
     assert found.text.startswith("so far: ")
-    assert found.alternatives == ({"a": -0.5, "": -1.5},) * 3 and found.logprobs == (-0.5,) * 3
+    assert found.alternatives == ({"a": -0.5, "": -2.5},) * 3 and found.logprobs == (-0.5,) * 3
     await made.aclose()
 
 

@@ -31,8 +31,12 @@ def test_the_control_tokens_of_a_model_are_read(tmp_path: Path) -> None:
     tokens = [{"content": "<|im_end|>", "special": True}, {"content": "<tool>", "special": False}]
     (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": tokens, "model": {}}))
     assert control_tokens(tmp_path) == {"<|im_end|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "</s>"}}))
+    assert control_tokens(tmp_path) == {"<|im_end|>", "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>"}))
+    assert control_tokens(tmp_path) == {"<|im_end|>", "<eos>"}
     (tmp_path / "tokenizer.json").write_text("[]")
-    assert control_tokens(tmp_path) == frozenset()
+    assert control_tokens(tmp_path) == {"<eos>"}
 
 
 def test_a_converted_model_is_used_again(converted: Path) -> None:
@@ -53,6 +57,7 @@ def test_a_damaged_cache_is_noticed(converted: Path, damage: str) -> None:
         resolve_model(cache=converted.parents[1])
 
 
+@pytest.mark.e2e
 def test_a_conversion_that_fails_leaves_nothing_behind(converted: Path) -> None:
     cache = converted.parents[1] / "other"
     with pytest.raises(ServingError, match=r"tiny\.gguf could not be converted"):

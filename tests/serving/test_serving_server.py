@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -122,6 +123,10 @@ def test_the_command_is_made_for_the_machine() -> None:
     assert "--no-enable-chunked-prefill" in cpu and "--enforce-eager" in cpu
     assert "--no-enable-chunked-prefill" not in gpu and "--enforce-eager" not in gpu and "uni" not in gpu
     assert gpu[-3:] == ["--seed", "3", "--port"] and cpu[cpu.index("--host") + 1] == "127.0.0.1"
+    ahead = server_command(ServingConfig(device="cpu", guess_ahead=4), Path("m"))
+    guessed = json.loads(ahead[ahead.index("--speculative-config") + 1])
+    assert guessed["method"] == "ngram" and guessed["num_speculative_tokens"] == 4
+    assert "--speculative-config" not in cpu
     assert "OMP_NUM_THREADS" in server_environment(ServingConfig(device="cpu", threads=3), "k")
 
 

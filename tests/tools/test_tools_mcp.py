@@ -56,6 +56,7 @@ async def test_a_server_on_the_command_line_needs_one_word(url: str) -> None:
         assert (await toolbox.call("add", {"left": 1, "right": 1})).content == "2"
 
 
+@pytest.mark.e2e
 async def test_a_tool_that_hangs_and_a_server_that_dies_are_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOUSE_SECRET", "x")
     server = STDIO.model_copy(update={"seconds": 4.0})

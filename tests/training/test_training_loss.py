@@ -215,6 +215,12 @@ def test_training_is_repeatable(tiny: Path, examples: list[TrainingExample]) -> 
     assert runs[0] == runs[1] != runs[2]
 
 
+def test_training_stops_when_its_time_is_over(tiny: Path, examples: list[TrainingExample]) -> None:
+    whole = SFT(SETTINGS).train(tiny, examples, 0, lambda step: None).losses
+    cut = SFT({**SETTINGS, "seconds": 1e-6}).train(tiny, examples, 0, lambda step: None).losses
+    assert len(whole) > 1 and cut == whole[:1]
+
+
 def test_weights_that_moved_away_come_back_into_the_file(tiny: Path, tmp_path: Path) -> None:
     loaded = load_model(tiny)
     with torch.no_grad():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from autotelic.cli.shown import JsonOption, RunArgument, out, show
 from autotelic.core.errors import UsageError
@@ -44,6 +45,8 @@ def evolve(
     from autotelic.graphs.prompting import component_of
 
     component_of(role, family)  # a mistake is found before anything is started
+    if base_url is not None and reflector is None:
+        raise UsageError("--base-url is the address of the model named by --reflector; name one, e.g. openai/NAME.")
     what = {"role": role, "family": family, "learn": on, "prove": prove, "calls": calls}
     with Bars() as bars:
         row = asyncio.run(_evolved(run, what, policy, reflector, base_url, bars))
@@ -114,7 +117,7 @@ def _show_version(row: PromptRow, as_json: bool) -> None:
     table = Table("tasks", "score", "chosen", "prompt", box=SIMPLE_HEAD)
     for one in row.tried:
         score, chosen = "-" if one["score"] is None else f"{one['score']:.1%}", "yes" if one["chosen"] else ""
-        table.add_row(str(one["tasks"]), score, chosen, _cut(one["text"]))
+        table.add_row(str(one["tasks"]), score, chosen, Text(_cut(one["text"])))
     show(row.model_dump(mode="json"), as_json, table)
     if as_json:
         return

@@ -127,7 +127,7 @@ async def evaluate_strategies(
     from autotelic.refinement import build_strategy
 
     for name in names:
-        build_strategy(name)  # a mistake is found before anything is started
+        build_strategy(name, suite=True)  # a mistake is found before anything is started
     async with opened_suite(run, suite, policy, memory=memory, progress=progress) as (s, asked):
         rows = {
             name: await answer_suite_by(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from autotelic.core.errors import EnvironmentFailure
+from autotelic.core.errors import EnvironmentFailure, SandboxError
 from autotelic.core.words import Frozen, Message, Origin, Proposal, Rejection, Task
 from autotelic.environments._code_programs import Program, Refused, find_program, read_program
 from autotelic.environments._code_seeds import Seed, read_seeds
@@ -171,6 +171,12 @@ class CodeEnvironment:
 
     async def try_out(self, task: Task, answer: str) -> Checked | None:
         """See `ShowsExamples.try_out`. What a program returns (deduction) is the question itself, not an example."""
+        try:
+            return await self._tried(task, answer)
+        except SandboxError:  # nothing can be run just now
+            return None
+
+    async def _tried(self, task: Task, answer: str) -> Checked | None:
         key = json.loads(task.key)
         if task.family == "deduction":
             return None

@@ -26,6 +26,7 @@ from autotelic.store import CritiqueRow, EpisodeRow, ExampleRow, ProposalRow, Su
 
 __all__ = [
     "balanced_sample",
+    "clean_of_suites",
     "critique",
     "episodes",
     "explored",
@@ -112,7 +113,16 @@ def met_tasks(s: Session) -> set[str]:
 
 def unmet(s: Session, tasks: list[Task]) -> list[Task]:
     """Return those of `tasks` that the run has not met, nor a near copy of them."""
-    met = contamination(s.ledger.tasks(met_tasks(s)).values(), threshold=s.config.curate.contamination)
+    return _apart(s, tasks, met_tasks(s))
+
+
+def clean_of_suites(s: Session, tasks: list[Task]) -> list[Task]:
+    """Return those of `tasks` that are in no suite of the run, nor near copies of what is."""
+    return _apart(s, tasks, set(s.ledger.column(SuiteRow, "task_id")))
+
+
+def _apart(s: Session, tasks: list[Task], others: set[str]) -> list[Task]:
+    met = contamination(s.ledger.tasks(others).values(), threshold=s.config.curate.contamination)
     candidates = [
         Candidate(
             id=task.id,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from autotelic.agents import Solver
 from autotelic.core.words import Message, PolicyState, Role, Task, TrainingExample, content_id
+from autotelic.graphs.acquire import clean_of_suites
 from autotelic.graphs.learning import next_number, reporter, write_examples
 from autotelic.graphs.session import Session
 from autotelic.graphs.strategy_solver import reached, work_of
@@ -45,7 +46,9 @@ class Prepared:
 
 
 @asynccontextmanager
-async def prepared(s: Session, strategy: Strategy, tasks: Sequence[Task], policy: int) -> AsyncIterator[Prepared]:
+async def prepared(
+    s: Session, strategy: Strategy, tasks: Sequence[Task], policy: int, before_round: int | None = None
+) -> AsyncIterator[Prepared]:
     """Serve what a strategy answers with: the policy, or for `adapted` one trained for the tasks while the block lasts.
 
     Args:
@@ -53,6 +56,7 @@ async def prepared(s: Session, strategy: Strategy, tasks: Sequence[Task], policy
         strategy: how the tasks are to be answered.
         tasks: all of them.
         policy: number of the policy.
+        before_round: neighbours come from what the memory held before this round; `None` is all of it.
 
     Raises:
         TrainingError: the trainer failed.
@@ -64,7 +68,7 @@ async def prepared(s: Session, strategy: Strategy, tasks: Sequence[Task], policy
         return
     began, how, made = time.monotonic(), strategy, Prepared(strategy.inner, policy)
     if how.by == "neighbours":
-        rows = await _neighbours(s, how, tasks)
+        rows = await _neighbours(s, how, tasks, before_round)
     else:
         rows = await _votes(s, how, tasks, made.prices)
     left = how.seconds - (time.monotonic() - began)
@@ -79,9 +83,11 @@ async def prepared(s: Session, strategy: Strategy, tasks: Sequence[Task], policy
         made.seconds = time.monotonic() - began
         yield made
     finally:
-        if made.policy != policy:
-            await s.serve(policy)
-        await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
+        try:
+            if made.policy != policy:
+                await s.serve(policy)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
 
 
 async def _train(
@@ -91,6 +97,7 @@ async def _train(
     await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)  # of a process that was killed
     s.run.require_space()
     number, out = next_number(s), place / "policy"
+    settings = s.config.train.settings if s.config.train.method == "sft" else {}
     place.mkdir(parents=True)
     job = TrainingJob(
         method="sft",
@@ -99,7 +106,7 @@ async def _train(
         number=number,
         parent=policy,
         examples=str(write_examples(place / "examples.jsonl", rows)),
-        config={"epochs": how.epochs, "seconds": left},
+        config={**settings, "epochs": how.epochs, "seconds": left},
         seed=s.seed("adapted", policy, *sorted(row.id for row in rows)),
     )
     s.progress.start("adapt")
@@ -131,17 +138,23 @@ async def _train(
         await s.serve(policy)
 
 
-async def _neighbours(s: Session, how: Adapting, tasks: Sequence[Task]) -> list[TrainingExample]:
-    """Return the solved examples in memory that are nearest to the tasks, each once, asked as the tasks will be."""
+async def _neighbours(
+    s: Session, how: Adapting, tasks: Sequence[Task], before_round: int | None
+) -> list[TrainingExample]:
+    """Return the solved examples in memory that are nearest to the tasks, each once, asked as the tasks will be.
+
+    What is in a suite, or near to it, is left out: memory may have been imported from another run.
+    """
     scopes = s.config.memory.scopes
     queries = [Query(t.question, t.id, t.environment, t.family, kinds=("demonstration",), scopes=scopes) for t in tasks]
     near = {
         one.id: one
-        for items in await s.memory.retrieve(queries, how.k)
+        for items in await s.memory.retrieve(queries, how.k, before_round=before_round)
         for one in items
         if isinstance(one, Demonstration)
     }
     solved = s.ledger.tasks(one.task_id for one in near.values())
+    clean = {task.id for task in clean_of_suites(s, list(solved.values()))}
     return [
         _example(
             (Message(role="system", content=s.environment.system_prompt(solved[one.task_id])), *one.messages[:-1]),
@@ -149,7 +162,7 @@ async def _neighbours(s: Session, how: Adapting, tasks: Sequence[Task]) -> list[
             solved[one.task_id],
         )
         for _, one in sorted(near.items())
-        if one.task_id in solved
+        if one.task_id in clean
     ]
 
 

@@ -85,6 +85,12 @@ async def evolve_in_run(s: Session, plan: Plan, reflector: Reflector | None = No
     if plan.learn == plan.prove:
         raise UsageError(f"a prompt evolved on fresh:{plan.learn} cannot be proved on it: name another round's suite.")
     reflector = reflector or Reflector(s.server.gateway, f"policy-{plan.policy}")
+    seen = {row.learned_on for row in s.ledger.rows(PromptRow, role=plan.role)}
+    if f"fresh:{plan.prove}" in seen:
+        raise UsageError(
+            f"earlier prompts of the {plan.role} were evolved on fresh:{plan.prove}, and reflections have seen its "
+            "answers: it proves nothing any more. Name another round with --prove."
+        )
     parent = current_prompts(s.ledger, plan.policy).get(plan.role)
     before = {component: plain_prompt(s, plan.role, plan.family), **(parent.prompts if parent else {})}
     trials = Trials(s, plan.role, plan.policy)
@@ -266,8 +272,7 @@ class _Evolution:
 
     def _wait(self, work: Callable[[], Any]) -> Any:
         """Have the session's loop do something, and wait for it."""
-        if self._failure is not None:
-            raise self._failure
+        self._go_on()
         try:
             self._call = asyncio.run_coroutine_threadsafe(work(), self._loop)
             return self._call.result()
@@ -278,11 +283,18 @@ class _Evolution:
     # -- in the loop
 
     async def _answers(self, text: str, items: Sequence[Item]) -> list[PromptCallRow]:
+        self._go_on()
         rows = await self._trials.answers(self._under(text), items)
         self._count(rows)
         return rows
 
+    def _go_on(self) -> None:
+        """Make no call after a failure: the thread may have asked for one before it could know."""
+        if self._failure is not None:
+            raise self._failure
+
     async def _reflection(self, prompt: str) -> PromptCallRow:
+        self._go_on()
         self._reflections += 1
         name = f"reflection/{self._reflector.name}/{self._reflections}"
 

@@ -7,14 +7,15 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from autotelic.agents import Solver
-from autotelic.core.words import Role, Task
+from autotelic.core.errors import UsageError
+from autotelic.core.words import Role, Task, content_id
 from autotelic.evaluation import full_marks
 from autotelic.graphs.adapting import Prepared, prepared
 from autotelic.graphs.remembering import recall
 from autotelic.graphs.session import Session
 from autotelic.graphs.strategy_solver import current_prompts, current_routes, reached, work_of
 from autotelic.memory import Demonstration, Lesson
-from autotelic.refinement import Answer, Budget, build_strategy
+from autotelic.refinement import Adapting, Answer, Budget, build_strategy
 from autotelic.store import StrategyRow
 
 __all__ = ["answer_suite_by"]
@@ -50,9 +51,13 @@ async def answer_suite_by(
     Raises:
         UsageError: there is no such strategy, or it cannot be used here.
     """
-    answers, helped = build_strategy(strategy), memory_of is not None
+    answers, helped = build_strategy(strategy, suite=True), memory_of is not None
+    if isinstance(answers, Adapting) and budget and str(budget):
+        raise UsageError("adapted has a budget of its own, its seconds; leave out that of each answer.")
     tasks = [t for t in s.ledger.suite(suite, round=round)[:limit] if not families or t.family in families]
     named = _versioned(s, strategy, policy)
+    if isinstance(answers, Adapting):  # its weights are those for these tasks
+        named += f" for {len(tasks)} tasks {content_id(*sorted(task.id for task in tasks))}"
     if budget and str(budget):
         named += f" within {budget}"
     key: dict[str, Any] = {"suite": suite, "round": round, "policy": policy, "strategy": named, "memory": helped}
@@ -60,7 +65,7 @@ async def answer_suite_by(
     todo = [task for task in tasks if task.id not in done]
     if not todo:
         return _in_order(s, tasks, key)
-    async with prepared(s, answers, tasks, policy) as made:
+    async with prepared(s, answers, tasks, policy, before_round=round or None) as made:
         recalled = await recall(s, todo, memory_of) if memory_of is not None else {}
         solver = Solver(s.server.gateway, s.environment)
 
@@ -69,7 +74,7 @@ async def answer_suite_by(
             examples = [m for one in shown if isinstance(one, Demonstration) for m in one.messages]
             advice = [one.advice for one in shown if isinstance(one, Lesson)]
             opening = solver.messages(task, examples, advice)
-            answer = await reached(made.strategy, work_of(s, task, opening, budget))
+            answer = await reached(made.strategy, work_of(s, task, opening, budget, policy))
             score = (await s.environment.check(task, answer.text)).score
             first = answer.draft.of[0] if answer.draft.revised and answer.draft.of else None
             began = None if first is None else (await s.environment.check(task, first.answer)).score

@@ -44,11 +44,12 @@ class StrategySolver(Solver):
             completion_tokens=found.price.completion_tokens,
             policy=self._gateway.policy,
         )
+        asked = found.steps[0].messages if found.steps else None
         if found.text is None:
             reason = "stopped" if found.stopped else "no_answer"
-            return Attempt(completion, None, 0.0, TOO_LONG if found.stopped == TOO_LONG else reason)
+            return Attempt(completion, None, 0.0, TOO_LONG if found.stopped == TOO_LONG else reason, prompt=asked)
         checked = await self._environment.check(task, found.text)
-        return Attempt(completion, found.text, checked.score, checked.reason)
+        return Attempt(completion, found.text, checked.score, checked.reason, prompt=asked)
 
 
 async def reached(strategy: Strategy, work: Work) -> Answer:
@@ -63,20 +64,32 @@ async def reached(strategy: Strategy, work: Work) -> Answer:
     return found
 
 
-def work_of(s: Session, task: Task, opening: Sequence[Message], budget: Budget | None = None) -> Work:
-    """Return the work of a task in a run, by the run's own settings."""
+def work_of(
+    s: Session, task: Task, opening: Sequence[Message], budget: Budget | None = None, policy: int | None = None
+) -> Work:
+    """Return the work of a task in a run, by the run's own settings.
+
+    Args:
+        s: the session.
+        task: what is to be answered.
+        opening: how it is put to the solver.
+        budget: of the answer.
+        policy: whose routes and prompts count; by default the one that is served.
+    """
+    owner = s.server.policy if policy is None else policy
+    routes, prompts = current_routes(s.ledger, owner)[1], current_prompts(s.ledger, owner)
     return Work(
         task=task,
         form=s.environment,
-        meter=Meter(s.server.gateway, budget),
+        meter=Meter(s.server.gateway, budget),  # its clock starts here
         opening=tuple(opening),
         max_tokens=s.config.solve.max_tokens,
         heat=s.config.solve.temperature,
         seed=s.seed("strategy", task.id),
         toolbox=s.toolbox,
         bounds=s.config.solve.bounds,
-        routes=current_routes(s.ledger, s.server.policy)[1],
-        prompts={role: row.prompts for role, row in current_prompts(s.ledger, s.server.policy).items()},
+        routes=routes,
+        prompts={role: row.prompts for role, row in prompts.items()},
     )
 
 

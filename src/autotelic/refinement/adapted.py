@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from autotelic.core.errors import UsageError
 from autotelic.refinement.decoding import direct
 from autotelic.refinement.work import Count, Draft, Share, Strategy, Work
 
@@ -27,15 +26,8 @@ class Adapting:
     seconds: float
 
     async def __call__(self, work: Work, n: int = 1) -> list[Draft]:
-        """Refuse: one task has no weights of its own.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(
-            "adapted trains for a whole suite before it answers: it has to be the outermost strategy, and is used by "
-            f"`autotelic eval --strategy`. It was asked for {n} drafts of one task ({work.task.id})."
-        )
+        """Answer one task, with the weights that are served."""
+        return await self.inner(work, n)
 
 
 def adapted(
@@ -51,7 +43,8 @@ def adapted(
     """Train on what is like the tasks before answering them, and throw the weights away after.
 
     The policy is trained for all tasks at once, served under a number of its own after the same proof as any policy,
-    and its weights are deleted when the tasks are answered.
+    and its weights are deleted when the tasks are answered. If that is cut off, the tasks that are left are answered
+    with weights made anew.
 
     Sources: arXiv 2411.07279, "The Surprising Effectiveness of Test-Time Training for Few-Shot Learning" (neighbours);
     arXiv 2504.16084, "TTRL: Test-Time Reinforcement Learning" (the majority's vote as reward). Deviations: one adapter
@@ -66,6 +59,6 @@ def adapted(
         n: samples of each task that vote.
         agreement: least share of the samples that an answer needs to be trained on, in [0, 1].
         epochs: passes over the rows.
-        seconds: budget for votes and training; no step begins after it. Loading, proof and the answers come on top.
+        seconds: budget for the votes and the steps of training. Starting the trainer, proof and answers come on top.
     """
     return Adapting(inner or direct(), by, k, n, agreement, epochs, seconds)

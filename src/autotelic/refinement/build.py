@@ -10,24 +10,32 @@ from pydantic import ConfigDict, ValidationError, validate_call
 
 from autotelic.core.errors import UsageError
 from autotelic.core.registry import lookup
+from autotelic.refinement.adapted import Adapting
 from autotelic.refinement.work import Strategy
 
 __all__ = ["build_strategy", "parameters"]
 
 
-def build_strategy(text: str) -> Strategy:
+def build_strategy(text: str, *, suite: bool = False) -> Strategy:
     """Build what the text says: a registered strategy's name, in brackets its arguments, which may be strategies.
 
     Nothing of it is run as Python: arguments are names, calls and plain values.
 
+    Args:
+        text: e.g. `reflexion(best_of(n=3), tries=2)`.
+        suite: whether a suite of tasks is to be answered, for which `adapted` may train.
+
     Raises:
-        UsageError: there is no such strategy, or it does not take these arguments.
+        UsageError: there is no such strategy, it does not take these arguments, or `adapted` stands where it cannot.
     """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise _malformed(text) from error
-    return cast(Strategy, _built(tree, text))
+    built = _built(tree, text)
+    if not suite:
+        _refuse_adapting(built)
+    return cast(Strategy, built)
 
 
 def parameters(maker: Any) -> str:
@@ -56,11 +64,20 @@ def _built(node: ast.expr, text: str) -> Any:
 
 def _value(node: ast.expr, text: str) -> Any:
     if isinstance(node, ast.Name | ast.Call):
-        return _built(node, text)
+        return _refuse_adapting(_built(node, text))
     try:
         return ast.literal_eval(node)
     except ValueError:
         raise _malformed(text) from None
+
+
+def _refuse_adapting(strategy: Any) -> Any:
+    if isinstance(strategy, Adapting):
+        raise UsageError(
+            "adapted trains for a whole suite before it answers: it has to be the outermost strategy, in "
+            "`autotelic eval --strategy`."
+        )
+    return strategy
 
 
 def _malformed(text: str) -> UsageError:

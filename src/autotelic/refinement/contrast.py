@@ -25,6 +25,8 @@ def contrastive(*, strength: Annotated[float, Field(ge=0)] = 0.5, plausible: Sha
     The amateur is the other model that takes part, where there is one, else this model asked without the question. Two
     requests are made for each token, so this is for short answers. It is greedy: several drafts are the same.
 
+    A character of several tokens cannot be chosen.
+
     Source: arXiv 2210.15097, "Contrastive Decoding: Open-ended Text Generation as Optimization" (score and plausibility
     bound); the amateur without the question after arXiv 2306.17806. Deviation: of the amateur's distribution only the
     20 likeliest tokens are known; any other counts as likely as the last of them.
@@ -41,8 +43,8 @@ def contrastive(*, strength: Annotated[float, Field(ge=0)] = 0.5, plausible: Sha
         for _ in range(work.max_tokens):
             known, guessed = await side_by_side([_next(work, work.prompt(), text), _next(amateur, asked, text)])
             token = _chosen(known, guessed, strength, plausible)
+            ended = token == ""
             if not token:
-                ended = True
                 break
             text += token
         answer = work.form.parse(work.task, text) if ended else None
@@ -52,7 +54,7 @@ def contrastive(*, strength: Annotated[float, Field(ge=0)] = 0.5, plausible: Sha
 
 
 async def _next(work: Work, messages: tuple[Message, ...], text: str) -> Mapping[str, float]:
-    """Return the likeliest next tokens after `text`, with their log-probabilities; empty if the answer is over."""
+    """Return the likeliest next tokens after `text`, with their log-probabilities."""
     begun = (Message(role="assistant", content=text),) if text else ()
     (said,) = await work.ask(
         (*messages, *begun), temperature=0.0, max_tokens=1, alternatives=_LIKELIEST, unfinished=bool(text)
@@ -60,10 +62,13 @@ async def _next(work: Work, messages: tuple[Message, ...], text: str) -> Mapping
     return said.alternatives[0] if said.alternatives else {}
 
 
-def _chosen(known: Mapping[str, float], guessed: Mapping[str, float], strength: float, plausible: float) -> str:
-    """Return the plausible token that the model prefers most against the amateur; the empty text is the end."""
+def _chosen(known: Mapping[str, float], guessed: Mapping[str, float], strength: float, plausible: float) -> str | None:
+    """Return the plausible token that the model prefers most against the amateur; the empty text is the end.
+
+    `None` if none can be chosen: the server gave no log-probabilities, or all were of parts of a character.
+    """
     if not known:
-        return ""
+        return None
     bound = max(known.values()) + (math.log(plausible) if plausible else -math.inf)
     floor = min(guessed.values(), default=0.0)
     worth = {token: p - strength * guessed.get(token, floor) for token, p in known.items() if p >= bound}

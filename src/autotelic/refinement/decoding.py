@@ -14,7 +14,7 @@ from autotelic.core.errors import UsageError
 from autotelic.core.seeds import derive
 from autotelic.core.words import Message
 from autotelic.refinement.voting import decided, vote
-from autotelic.refinement.work import Count, Draft, Share, Strategy, Work, strategy_of
+from autotelic.refinement.work import Count, Draft, Heat, Share, Strategy, Work, strategy_of
 from autotelic.serving import Sampling
 
 __all__ = ["best_of", "direct", "guided", "self_consistency", "tool_loop", "universal"]
@@ -72,6 +72,7 @@ def self_consistency(
     batch: Count | None = None,
     confidence: Share = 0.95,
     weigh: Literal["equal", "certainty", "critic"] = "equal",
+    heat: Heat | None = None,
 ) -> Strategy:
     """The most frequent answer of up to `n` drafts.
 
@@ -84,12 +85,13 @@ def self_consistency(
         batch: drafts between two looks at the vote; a quarter of `n` by default, `n` never stops early.
         confidence: see `decided`.
         weigh: `certainty` weighs a draft by its tokens' mean probability, `critic` by the critic's confidence.
+        heat: temperature of the drafts; by default that of a run's attempts.
     """
     inner = inner or direct()
     step = batch or max(2, n // 4)
 
     async def one(work: Work) -> Draft:
-        asked = replace(work, logprobs=weigh == "certainty")
+        asked = replace(work.heated(heat), logprobs=weigh == "certainty")
         drafts: list[Draft] = []
         made = 0
         while made < n and (not made or not decided(vote(drafts).counts, n - made, confidence)):
@@ -107,7 +109,11 @@ def self_consistency(
 
 
 def best_of(
-    inner: Strategy | None = None, *, n: Count = 8, by: Literal["certainty", "critic", "checker"] = "certainty"
+    inner: Strategy | None = None,
+    *,
+    n: Count = 8,
+    by: Literal["certainty", "critic", "checker"] = "certainty",
+    heat: Heat | None = None,
 ) -> Strategy:
     """The best of `n` drafts.
 
@@ -118,11 +124,12 @@ def best_of(
         inner: makes the drafts; `direct` by default.
         n: drafts.
         by: who chooses: the model's certainty, the critic, or the environment's checker where that may be used.
+        heat: temperature of the drafts; by default that of a run's attempts.
     """
     inner = inner or direct()
 
     async def one(work: Work) -> Draft:
-        drafts = await inner(replace(work, logprobs=by == "certainty").branch(0), n)
+        drafts = await inner(replace(work.heated(heat), logprobs=by == "certainty").branch(0), n)
         scored = [draft.model_copy(update={"score": await _score(work, draft, by)}) for draft in drafts]
         best = max(scored, key=_worth)
         return work.note(Draft(text=best.text, answer=best.answer, by="best_of", score=best.score, of=tuple(scored)))

@@ -140,10 +140,12 @@ def _revising(inner: Strategy | None, by: str, judge: Judge, rounds: int, accept
     async def one(work: Work) -> Draft:
         best, feedback = await judge(work, _begun(work, await drafts(work)))
         history = [best]
-        for _ in range(rounds):
+        for turn in range(rounds):
             if feedback is None or (best.score or 0.0) >= accept:
                 break
-            found, criticism = await judge(work, await _revision(work, best, feedback))
+            # A later one is sampled: after a refusal it would else be the same again.
+            desk = work.branch(turn) if turn else work
+            found, criticism = await judge(desk, await _revision(desk, best, feedback))
             history.append(found)
             worth, before = found.score or 0.0, best.score or 0.0
             if worth > before and worth >= before + margin:

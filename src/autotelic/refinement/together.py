@@ -115,6 +115,7 @@ def conversation(*, turns: Count = 3, instruction_tokens: Count = 48, reply_toke
                 break
             talk.append(Message(role="user", content=wanted))
             (reply,) = await assistant.ask(work.prompt(*talk), max_tokens=reply_tokens)
+            work.note(work.draft(reply, "conversation"))
             talk.append(Message(role="assistant", content=reply.text))
         last = Message(role="user", content=f"Now give the answer. {work.form.system_prompt(work.task)}")
         (answer,) = await assistant.ask(work.prompt(*talk, last) if talk else work.prompt())

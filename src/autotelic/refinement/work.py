@@ -32,6 +32,7 @@ __all__ = [
     "Count",
     "Draft",
     "Form",
+    "Heat",
     "Share",
     "Strategy",
     "Work",
@@ -45,6 +46,8 @@ Count = Annotated[int, Field(ge=1)]
 """A parameter that counts something."""
 Share = Annotated[float, Field(ge=0, le=1)]
 """A parameter in [0, 1]."""
+Heat = Annotated[float, Field(ge=0)]
+"""A temperature."""
 
 
 class Draft(Frozen):
@@ -164,6 +167,10 @@ class Work:
         """Return the opening, with the advice in its system prompt, and `more` after it."""
         system, *rest = self.opening
         return (system.model_copy(update={"content": advised(system.content, self.advice)}), *rest, *more)
+
+    def heated(self, heat: float | None) -> Work:
+        """Return the work with another temperature for drafts that are to differ; `None` leaves it."""
+        return self if heat is None else replace(self, heat=heat)
 
     def branch(self, index: int) -> Work:
         """Return the work of one of several independent drafts: another seed, and sampled."""

@@ -82,7 +82,8 @@ class Pieces:
 def _likeliest(token: dict[str, Any], controls: Collection[str]) -> dict[str, float]:
     found: dict[str, float] = {}
     for one in token["top_logprobs"]:  # the likeliest first
-        found.setdefault("" if one["token"] in controls else one["token"], one["logprob"])
+        if one["token"]:  # a part of a character has no text
+            found.setdefault("" if one["token"] in controls else one["token"], one["logprob"])
     return found
 
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from autotelic.core.errors import MissingPackage, ServingError, UsageError
@@ -149,16 +149,19 @@ def _convert(gguf: Path, target: Path) -> None:
 
 
 def control_tokens(path: Path) -> frozenset[str]:
-    """Return the texts of a model's control tokens; empty where its tokenizer is not in `tokenizer.json`.
+    """Return the texts of a model's control tokens, as far as its tokenizer's files name them.
 
     Args:
         path: directory in Hugging Face format.
     """
-    try:
+    found: set[str] = set()
+    with suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads((path / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
-        return frozenset(one["content"] for one in known if one["special"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return frozenset()
+        found.update(one["content"] for one in known if one["special"])
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        end = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))["eos_token"]
+        found.add(end if isinstance(end, str) else end["content"])
+    return frozenset(found)
 
 
 def _set_template(target: Path) -> None:
