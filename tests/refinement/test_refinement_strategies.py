@@ -146,6 +146,14 @@ async def test_a_revision_counts_only_if_the_critic_prefers_it() -> None:
     assert answer.text == "4" and len(answer.draft.of) == 4, "to a critic without preference nothing is revised"
 
 
+async def test_what_the_critic_refused_is_not_asked_for_again_word_for_word() -> None:
+    model = Model(judging(lambda _answer: False, in_turn("6")))
+    await answer_task(self_refine(rounds=3), work(model))
+    revisions = [sampling for messages, sampling in model.asked if "Answer again" in messages[-1].content]
+    assert [sampling.temperature for sampling in revisions] == [0.0, 1.0, 1.0]
+    assert len({sampling.seed for sampling in revisions}) == 3
+
+
 async def test_reflexion_tries_again_with_what_it_learned() -> None:
     says = judging(lambda answer: answer == "6", in_turn("4", "Try larger numbers.", "5", "Try even ones.", "6"))
     model = Model(says)

@@ -30,6 +30,7 @@ __all__ = [
     "critique",
     "episodes",
     "explored",
+    "judged",
     "messages_of",
     "met_tasks",
     "propose",
@@ -87,12 +88,7 @@ def explored(s: Session, round: int, n: int) -> list[Task]:
         return even
     tried: list[Tried] = []
     for late in range(max(1, round - _LATE_ROUNDS), round):
-        rows = s.ledger.columns(EpisodeRow, "task_id", "family", "answer", "score", round=late)
-        answers = [
-            Answered(task_id=task, family=family, answer=answer or "", right=solved(score))
-            for task, family, answer, score in rows
-            if score is not None
-        ]
+        answers = judged(s, late)
         guessed, right = luck(answers), defaultdict[str, list[bool]](list)
         for one in answers:
             right[one.task_id].append(one.right)
@@ -103,6 +99,16 @@ def explored(s: Session, round: int, n: int) -> list[Task]:
     more = [s.environment.tasks(n, s.seed("explore", round, piece)) for piece in range(1, _POOL)]
     pool = list({task.id: task for task in chain(even, *more)}.values())
     return focused(pool, worth_of_cells(tried), s.config.propose.focus, n, s.seed("focus", round))
+
+
+def judged(s: Session, round: int) -> list[Answered]:
+    """Return the round's attempts that got a verdict."""
+    rows = s.ledger.columns(EpisodeRow, "task_id", "family", "answer", "score", round=round)
+    return [
+        Answered(task_id=task, family=family, answer=answer or "", right=solved(score))
+        for task, family, answer, score in rows
+        if score is not None
+    ]
 
 
 def met_tasks(s: Session) -> set[str]:

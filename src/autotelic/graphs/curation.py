@@ -16,12 +16,11 @@ from autotelic.core.dialect import read_turn
 from autotelic.core.words import Role, Task, TrainingExample, content_id
 from autotelic.environments import solved
 from autotelic.evaluation import auc
-from autotelic.graphs.acquire import balanced_sample, messages_of
+from autotelic.graphs.acquire import balanced_sample, judged, messages_of
 from autotelic.graphs.remembering import learn_lessons, retire_harmful
 from autotelic.graphs.session import Session, as_dicts
 from autotelic.memory import Demonstration
 from autotelic.selection import (
-    Answered,
     Candidate,
     Drop,
     Gate,
@@ -60,7 +59,7 @@ async def curate(s: Session, round: int, champion: int) -> dict[str, Any]:
         candidates = _solver_candidates(episodes, tasks, rates, round, plain=s.plain)
         candidates += _proposer_candidates(s, rates, round)
         if champion:
-            guessed = _luck(episodes)
+            guessed = luck(judged(s, round))
             candidates = [c.model_copy(update={"luck": guessed.get(c.task_id, 0.0)}) for c in candidates]
         fates = _Fates(candidates, round)
         kept = fates.apply(_gates(s, round, clean))
@@ -122,15 +121,6 @@ def _solve_rates(episodes: list[EpisodeRow]) -> dict[str, float]:
         if e.score is not None:
             scores[e.task_id].append(float(solved(e.score)))
     return {task: fmean(found) for task, found in scores.items()}
-
-
-def _luck(episodes: list[EpisodeRow]) -> dict[str, float]:
-    """How likely each solved task was solved by guessing; attempts without a verdict do not count."""
-    return luck(
-        Answered(task_id=e.task_id, family=e.family, answer=e.answer or "", right=solved(e.score))
-        for e in episodes
-        if e.score is not None
-    )
 
 
 def _solver_candidates(
