@@ -91,6 +91,7 @@ def test_difficulty_is_the_level_asked_for_or_the_familys_highest(gym: Reasoning
     assert {t.family: t.difficulty for t in tasks} == {f: gym.levels(f) - 1 for f in gym.families}
 
 
+@pytest.mark.e2e
 def test_another_process_makes_the_same_tasks() -> None:
     code = (
         "from autotelic.environments.reasoning_gym import ReasoningGym; from autotelic.environments._gym_levels import "

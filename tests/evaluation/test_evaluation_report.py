@@ -212,6 +212,7 @@ def test_a_directory_without_a_run_is_named(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
+@pytest.mark.e2e
 def test_a_long_run_stays_small_and_is_the_same_twice(make_run: Callable[..., Any]) -> None:
     run = make_run(rounds=14, fresh=40)
     write_report(run.root)

@@ -289,6 +289,7 @@ def test_a_promotion_by_hand_in_between_holds(play: Play) -> None:
     assert ledger.count(EvaluationRow, suite="sealed", policy=outcome.champion) == small().evaluate.sealed
 
 
+@pytest.mark.e2e
 def test_the_regression_suite_is_what_others_than_the_champion_failed(play: Play) -> None:
     _, ledger = play(small(rounds=3, evaluate={"regression": 50}))
     champions = {g.round: g.champion for g in ledger.rows(GateRow)}

@@ -60,6 +60,7 @@ def test_what_a_promoted_policy_does_alone_leaves_its_prompts_and_can_be_restore
     assert sum(row["out_of_sight"].get("consolidated", 0) for row in remembered(run, "stats", run)) == 0
 
 
+@pytest.mark.e2e
 def test_cut_off_in_the_middle_it_comes_to_the_same(
     play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

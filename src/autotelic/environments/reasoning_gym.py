@@ -79,7 +79,7 @@ class ReasoningGym:
         chosen = self.config.families
         configs = dict(chosen) if isinstance(chosen, dict) else {family: FamilyConfig() for family in chosen}
         self.families = list(configs)
-        self._levels = {family: _family_levels(family, configs[family]) for family in configs}
+        self._levels = {family: _family_levels(family, configs[family].model_dump_json()) for family in configs}
         self._entry = lru_cache(maxsize=8192)(self._make_entry)
 
     async def open(self) -> None:
@@ -244,8 +244,15 @@ def _broken(detail: str) -> Checked:
     return Checked(score=None, reason="checker_failed", detail=detail)
 
 
-def _family_levels(family: str, config: FamilyConfig) -> list[_Level]:
-    """Build a family's dataset objects, one a level; they are light and serve thousands of tasks."""
+@lru_cache(maxsize=256)
+def _family_levels(family: str, config_json: str) -> list[_Level]:
+    """Build a family's dataset objects, one a level, once in a process: they hold no state, and some read a dictionary.
+
+    Args:
+        family: its name.
+        config_json: its `FamilyConfig`, as JSON because it is the key of the cache.
+    """
+    config = FamilyConfig.model_validate_json(config_json)
     try:
         from reasoning_gym.factory import CURRICULA, DATASETS
     except ImportError as error:
