@@ -22,9 +22,11 @@ Descendants = Callable[[int], dict[int, list[str]]]
 SUPERVISOR = str(Path(server_module.__file__).with_name("_supervisor.py"))
 CONFIG = ServingConfig(device="cpu", startup_seconds=30)
 
-# A server that starts a child, and tells both pids; neither ends by itself, the child not even when asked to.
+# A server that starts a child, tells both pids and leaves a file in its temporary directory; neither ends by itself,
+# the child not even when asked to.
 FAMILY = """
-import os, signal, sys, time
+import os, signal, sys, tempfile, time
+tempfile.mkstemp()
 child = os.fork()
 if child == 0:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -141,15 +143,22 @@ def test_keys_of_others_do_not_reach_the_server(monkeypatch: pytest.MonkeyPatch)
 def test_nothing_survives_a_kill(tmp_path: Path, killed: str, wait_for: Wait) -> None:
     pids = tmp_path / "pids"
     command = [sys.executable, "-I", "-S", SUPERVISOR, "0.2", sys.executable, "-c", FAMILY, str(pids)]
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, *command], stdout=subprocess.PIPE, text=True)
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, *command],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(scratch)},
+    )
     with parent:
         assert parent.stdout is not None
         supervisor = int(parent.stdout.readline())
         wait_for(pids.exists)
         family = [int(pid) for pid in pids.read_text().split()]
-        assert all(alive(pid) for pid in family)
+        assert all(alive(pid) for pid in family) and [*scratch.glob("autotelic-*/*")]
         os.kill({"server": family[0], "supervisor": supervisor, "parent": parent.pid}[killed], signal.SIGKILL)
-        wait_for(lambda: not any(alive(pid) for pid in [*family, supervisor]))
+        wait_for(lambda: not any(alive(pid) for pid in [*family, supervisor]) and not any(scratch.iterdir()))
         parent.kill()
 
 

@@ -3,7 +3,7 @@
 Two small processes watch one process group. The *keeper* is the server's parent: it ends the group when the server
 exits, when the owner closes the pipe on its standard input, or when the owner is gone. The *second* does nothing but
 wait for the keeper: when that is killed, it ends the group. So the group dies whoever is killed first, also by kill
--9.
+-9. What the server leaves in its temporary directory (vLLM: sockets, at every start) goes with it.
 
     python _supervisor.py GRACE_SECONDS COMMAND...
 """
@@ -14,8 +14,10 @@ import contextlib
 import ctypes
 import os
 import select
+import shutil
 import signal
 import sys
+import tempfile
 import time
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -44,8 +46,8 @@ def _end(group: int, grace: float) -> None:
             time.sleep(0.02)
 
 
-def _second(alive: int, group: int, ready: int) -> None:
-    """Wait until the keeper's end of the pipe is closed, then end whatever is left of the group."""
+def _second(alive: int, group: int, ready: int, scratch: str) -> None:
+    """Wait until the keeper's end of the pipe is closed, then end and remove whatever is left of the group."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -54,11 +56,13 @@ def _second(alive: int, group: int, ready: int) -> None:
     os.close(ready)
     os.read(alive, 1)
     _end(group, 0.0)
+    shutil.rmtree(scratch, ignore_errors=True)
     os._exit(0)
 
 
 def _start(command: list[str]) -> tuple[int, int]:
     """Start the second and the server; return the server's pid (also its group) and the keeper's end of the pipe."""
+    scratch = tempfile.mkdtemp(prefix="autotelic-")
     alive_read, alive_write = os.pipe()
     go_read, go_write = os.pipe()
     # A request to end that comes between fork and exec must not meet our handler in the child and be lost.
@@ -75,6 +79,7 @@ def _start(command: list[str]) -> tuple[int, int]:
         os.close(go_read)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
+        os.environ["TMPDIR"] = scratch
         try:
             os.execvp(command[0], command)
         except OSError as error:
@@ -87,7 +92,7 @@ def _start(command: list[str]) -> tuple[int, int]:
     if os.fork() == 0:
         for unused in (alive_write, go_write, go_read, ready_read):
             os.close(unused)
-        _second(alive_read, server, ready_write)
+        _second(alive_read, server, ready_write, scratch)
     for unused in (alive_read, go_read, ready_write):
         os.close(unused)
     # The server starts only when the second is watching: there is no moment in which a kill leaves it alone.
