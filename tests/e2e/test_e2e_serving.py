@@ -156,14 +156,14 @@ async def test_served_guided_and_delivered(server: PolicyServer, policies: list[
     assert [(r.policy, r.kind) for r in records] == [(0, "start"), (1, "train"), (0, "rollback")]
 
     # Nothing learned: not served, and the server, which was not touched, goes on with what it had.
-    pid = pid_of("openai.api_server")
+    pid = pid_of("autotelic_vllm")
     with pytest.raises(Indistinguishable, match="very weights of policy-0"):
         await server.deliver(copy(base, tmp_path / "twin", 2), kind="train")
     with pytest.raises(DeliveryError, match="policy-2 was not delivered"):
         await gateway.complete(ASK, greedy)
     await server.deliver(base)
     [again] = await gateway.complete(ASK, greedy)
-    assert again.token_ids == plain.token_ids and pid_of("openai.api_server") == pid
+    assert again.token_ids == plain.token_ids and pid_of("autotelic_vllm") == pid
 
 
 async def test_attacks_are_caught(server: PolicyServer, policies: list[PolicyFiles], tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ async def test_kills_are_survived_and_leave_nothing(server: PolicyServer, polici
     await server.start(policies[0])
     await server.deliver(policies[1])
     sampling = Sampling(max_tokens=200, n=4)
-    for victim in ("VLLM::EngineCor", "openai.api_server"):
+    for victim in ("VLLM::EngineCor", "autotelic_vllm"):
         before = list(processes(os.getpid()))
         asked = [asyncio.create_task(server.gateway.complete(ASK, sampling)) for _ in range(4)]
         await asyncio.sleep(0.3)

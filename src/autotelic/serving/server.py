@@ -254,7 +254,8 @@ def server_command(config: ServingConfig, model: Path) -> list[str]:
         # The CPU's default of 128 tokens shares hardly any prefix between short prompts.
         flags["--block-size"] = "32"
         flags["--max-num-batched-tokens"] = str(max(config.max_model_len, 4096))
-    line = [config.python or sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    module = "autotelic_vllm" if cpu else "vllm.entrypoints.openai.api_server"
+    line = [config.python or sys.executable, "-m", module]
     return [*line, *(part for flag in flags.items() for part in flag), *switches, *config.extra_args, "--port"]
 
 
