@@ -5,13 +5,16 @@ RUN ?= runs/$(basename $(notdir $(CONFIG)))
 SET ?=
 BIN := .venv/bin
 
-.PHONY: help setup self-play test lint unit e2e clean
+.PHONY: help setup browser self-play test lint unit e2e clean
 
 help:
 	@sed -n 's/^# //p' Makefile
 
 setup:
 	@bash scripts/setup.sh
+
+browser:
+	@bash scripts/setup.sh browser
 
 self-play: setup
 	@$(BIN)/autotelic self-play $(CONFIG) $(SET) --run $(RUN)
@@ -27,7 +30,7 @@ lint: setup
 unit: setup
 	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not e2e" --durations=10
 
-e2e: setup
+e2e: setup browser
 	$(BIN)/pytest -q -m e2e --durations=10
 
 clean:

@@ -17,13 +17,16 @@ find_python() {
     fail "no Python 3.11 or newer was found. Install one, or name it: make PYTHON=/path/to/python3 ..."
 }
 
-# Debian packages: a C compiler and Python's headers (one dependency of reasoning-gym is built from source), venv.
+# Debian packages: a C compiler and Python's headers (one dependency of reasoning-gym is built from source), venv, and for
+# `setup.sh browser` the browser that the browser app is tested in.
 need_debian() {
     local missing=()
     command -v cc >/dev/null || missing+=(gcc libc6-dev)
     "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
     "$python" -c 'import sysconfig, pathlib, sys; sys.exit(not (pathlib.Path(sysconfig.get_path("include")) / "Python.h").exists())' \
         || missing+=(python3-dev)
+    [ "${1:-}" != browser ] || command -v chromium >/dev/null || command -v chromium-browser >/dev/null \
+        || command -v google-chrome >/dev/null || missing+=(chromium)
     [ ${#missing[@]} -eq 0 ] && return
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         say "installing Debian packages: ${missing[*]}"
@@ -33,7 +36,7 @@ need_debian() {
 }
 
 python=$(find_python)
-need_debian
+need_debian "$@"
 gpu=$([ -e /proc/driver/nvidia/version ] && echo gpu || echo cpu)
 stamp=.venv/.ready
 wanted=$(cat pyproject.toml requirements/*.txt scripts/setup.sh | sha256sum | cut -c1-16)-$gpu
@@ -43,11 +46,11 @@ wanted=$(cat pyproject.toml requirements/*.txt scripts/setup.sh | sha256sum | cu
 pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet --no-input)
 if [ $gpu = gpu ]; then
     say "installing for an NVIDIA GPU"
-    "${pip[@]}" install -e '.[train,memory,gym,sandbox,mcp,agents,draw,serve,dev]'
+    "${pip[@]}" install -e '.[train,memory,gym,sandbox,mcp,agents,chat,endpoint,draw,serve,dev]'
 else
     say "installing for a CPU (some minutes the first time)"
     "${pip[@]}" install torch==2.13.0
-    "${pip[@]}" install -e '.[train,memory,gym,sandbox,mcp,agents,draw,serve-cpu,dev]'
+    "${pip[@]}" install -e '.[train,memory,gym,sandbox,mcp,agents,chat,endpoint,draw,serve-cpu,dev]'
     "${pip[@]}" install --no-deps --require-hashes -r requirements/no-deps-cpu.txt
 fi
 "${pip[@]}" install --no-deps --require-hashes -r requirements/no-deps.txt

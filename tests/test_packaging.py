@@ -106,7 +106,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path)
     assert held == kept
     assert {
         "autotelic/py.typed",
-        "autotelic/evaluation/page.css",
+        "autotelic/core/page.css",
         "autotelic/serving/_convert.py",
         "autotelic/serving/_supervisor.py",
         "autotelic/serving/_inside/autotelic_guard.py",

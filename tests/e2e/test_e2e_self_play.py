@@ -13,11 +13,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from openai import OpenAI
 
 from autotelic.graphs import Config
 from autotelic.store import (
@@ -26,6 +28,7 @@ from autotelic.store import (
     DeliveryRow,
     EpisodeRow,
     EvaluationRow,
+    ExampleRow,
     GateRow,
     Ledger,
     NodeRow,
@@ -81,12 +84,15 @@ NODES = ["propose", "solve", "critique", "curate", "train", "deliver", "evaluate
 class Command:
     """`autotelic` as a process of its own, with all that belongs to it."""
 
-    def __init__(self, *args: object, log: Path) -> None:
+    def __init__(self, *args: object, log: Path, lines: str = "") -> None:
         script = Path(sys.executable).with_name("autotelic")
         start = [str(script)] if script.exists() else [sys.executable, "-c", "from autotelic.cli import main; main()"]
         self.log = log
         with log.open("wb") as err, log.with_suffix(".out").open("wb") as out:
-            self.process = subprocess.Popen([*start, *map(str, args)], stdout=out, stderr=err, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen([*start, *map(str, args)], stdout=out, stderr=err, stdin=subprocess.PIPE)
+        assert self.process.stdin is not None
+        self.process.stdin.write(lines.encode())
+        self.process.stdin.close()
 
     def until(self, true: Callable[[], bool], what: str) -> None:
         """Wait until something has happened, while the command runs."""
@@ -175,8 +181,8 @@ def begin(tmp_path: Path) -> Iterator[Callable[..., Command]]:
     """Start commands; whatever of them is left at the end of the test is ended."""
     begun: list[Command] = []
 
-    def start(*args: object) -> Command:
-        begun.append(Command(*args, log=tmp_path / f"command-{len(begun)}.err"))
+    def start(*args: object, lines: str = "") -> Command:
+        begun.append(Command(*args, log=tmp_path / f"command-{len(begun)}.err", lines=lines))
         return begun[-1]
 
     yield start
@@ -276,7 +282,65 @@ def test_a_session_left_alone(tmp_path: Path, config: Path, begin: Callable[...,
     assert (found["before"], found["champion"]) == (champion, 1 - champion)
     assert found["proof"]["to_previous"] > found["proof"]["to_trainer_mean"]
     assert ledger.champion().number == 1 - champion
+    check_endpoint(run, begin, ledger)
+    check_chat(run, begin, ledger)
     ledger.close()
+
+
+def check_endpoint(run: Path, begin: Callable[..., Command], ledger: Ledger) -> None:
+    """Programs are answered by the champion, also while there comes another, and the server ends when told to."""
+    served = begin("serve", "--run", run, "--port", 0, "--json")
+    served.until(lambda: served.log.with_suffix(".out").read_text().endswith("\n"), "the address")
+    said = served.json()
+    client = OpenAI(base_url=said["url"], api_key=said["key"], max_retries=0)
+    first = ledger.champion().number
+    assert {model.id for model in client.models.list()} >= {"champion", "policy-0", "policy-1"}
+
+    def ask(number: int) -> tuple[str | None, str | None]:
+        form: Any = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"const": number}}}
+        messages: Any = [{"role": "user", "content": f"Say {number}."}]
+        found = client.chat.completions.create(model="champion", messages=messages, max_tokens=16, response_format=form)
+        return found.choices[0].message.content, found.system_fingerprint
+
+    with ThreadPoolExecutor(6) as pool:
+        before = [*pool.map(ask, range(6))]
+        waiting = [pool.submit(ask, number) for number in range(24)]
+        ledger.crown(1 - first)
+        after = [one.result() for one in waiting]
+    assert before == [(str(number), f"policy-{first}") for number in range(6)]
+    assert [text for text, _ in after] == [str(number) for number in range(24)], "none is dropped, none mixed up"
+    deadline = time.monotonic() + 30
+    while ask(7)[1] != f"policy-{1 - first}":
+        assert time.monotonic() < deadline, "the new champion never answered"
+    texts: Any = [{"role": "user", "content": "Tell me about the sea."}]
+    pieces = [*client.chat.completions.create(model="policy-0", messages=texts, max_tokens=24, stream=True)]
+    assert len([piece for piece in pieces if piece.choices and piece.choices[0].delta.content]) > 1
+    assert pieces[-1].system_fingerprint == "policy-0", "who answered is known when all is said"
+    body = json.dumps({"model": "champion", "messages": texts, "max_tokens": 4})
+    curl = ["curl", "-s", f"{said['url']}/chat/completions", "-H", f"Authorization: Bearer {said['key']}", "-d", body]
+    answered = json.loads(subprocess.run(curl, capture_output=True, check=True).stdout)
+    assert answered["choices"][0]["message"]["content"] and answered["usage"]["completion_tokens"] <= 4
+    served.process.send_signal(signal.SIGTERM)
+    assert served.ended() == 0, served.said()
+
+
+def check_chat(run: Path, begin: Callable[..., Command], ledger: Ledger) -> None:
+    """What a person corrects in a chat is trained on, proved and decided about."""
+    threads = run.parent / "threads.sqlite"
+    lines = "".join(f"How long are {n} ropes of 2 metres?\n/edit {2 * n} metres\n" for n in range(3, 9))
+    talked = begin("chat", "--run", run, "--threads", threads, "--learn", "--rounds", 1, lines=lines)
+    assert talked.ended() == 0, talked.said()
+    said = talked.log.with_suffix(".out").read_text()
+    assert [line for line in said.splitlines() if "edited" in line] == [f"{2 * n} metres (edited)" for n in range(3, 9)]
+    champion, policies = ledger.champion().number, ledger.count(PolicyRow)
+    trained = begin("train", run, "--feedback", "--approve", "--json")
+    assert trained.ended() == 0, trained.said()
+    made = trained.json()["candidate"]
+    rows = ledger.rows(ExampleRow, origin="said")
+    assert {row.completion for row in rows} == {f"{2 * n} metres" for n in range(3, 9)}
+    [proved] = ledger.rows(DeliveryRow, policy=made, kind="train")
+    assert ledger.count(PolicyRow) == policies + 1 and (proved.to_previous or 0.0) > proved.to_trainer_mean
+    assert ledger.champion().number == (made if trained.json()["promoted"] else champion)
 
 
 def test_a_session_that_is_struck_everywhere(tmp_path: Path, config: Path, begin: Callable[..., Command]) -> None:

@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from autotelic.core.errors import UsageError
-from autotelic.evaluation import build_report, compare_policies, critic_gap, two_by_two, write_report
+from autotelic.evaluation import (
+    build_progress,
+    build_report,
+    compare_policies,
+    critic_gap,
+    render_progress,
+    two_by_two,
+    write_report,
+)
 from autotelic.store import EpisodeRow, EvaluationRow, GateRow, Ledger, TaskRow
 
 SIX = {"n", "before", "after", "gain", "low", "high"}
@@ -67,6 +75,17 @@ def test_report_json_has_what_programs_rely_on(make_run: Callable[..., Any]) -> 
     assert {"to_trainer", "to_previous"} <= set(first["proof"])
     assert "kept" in first["funnel"]
     assert {"propose", "solve", "train", "gate"} <= set(first["seconds"])
+
+
+def test_progress_is_the_part_of_the_report_that_a_session_shows(make_run: Callable[..., Any]) -> None:
+    run = make_run(rounds=2)
+    progress, report = build_progress(run.ledger), build_report(run.ledger)
+    assert progress["rounds"] and all(r["suites"] and r["two_by_two"] for r in progress["rounds"])
+    for ours, whole in zip(progress["rounds"], report["rounds"], strict=True):
+        assert ours == {key: whole[key] for key in ours}, "the same figures, with the same intervals"
+    assert (progress["alarms"], progress["confidence"]) == (report["alarms"], report["confidence"])
+    page = Page(render_progress(progress))
+    assert not page.open and {"svg", "table"} <= {tag for tag, _ in page.tags}
 
 
 def test_every_figure_can_be_computed_again_from_rows(make_run: Callable[..., Any]) -> None:

@@ -22,8 +22,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-import autotelic.cli.actions
 import autotelic.graphs.session
+import autotelic.graphs.source
 from autotelic.core.dialect import answering
 from autotelic.core.errors import DeliveryError, TrainingError
 from autotelic.core.hashing import sha256_of_weights
@@ -248,9 +248,11 @@ class SimulatedTrainer:
             on_progress(TrainingStep(step=1, steps=1, loss=1.0, tokens=1, seconds=0.1))
         if self.fail is not None:
             raise TrainingError(f"{self.fail}. The champion is untouched; run the same command again to go on.")
-        rows = [e for e in examples if e.role == Role.SOLVER]
+        rows = [e for e in examples if e.role == Role.SOLVER and e.family != "chat"]
         said = [json.loads(e.completion)["answer"] if e.turns else e.completion for e in rows]
-        share = sum(a == right_answer(e.messages[-1].content) for a, e in zip(said, rows, strict=True)) / len(rows)
+        share = sum(a == right_answer(e.messages[-1].content) for a, e in zip(said, rows, strict=True)) / max(
+            1, len(rows)
+        )
         skill = min(0.9, max(0.02, read_skill(Path(job.base)) + 0.6 * share - 0.2 * (1 - share)))
         partial = out.with_name(f".{out.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -348,7 +350,7 @@ def install(
     def resolve(spec: str) -> ModelFiles:
         return ModelFiles(path=str(model), sha256=sha256_of_weights(model), source=f"simulated {spec}", revision="1")
 
-    for module in (autotelic.graphs.session, autotelic.cli.actions):
+    for module in (autotelic.graphs.session, autotelic.graphs.source):
         assign(module, "PolicyServer", SimulatedServer)
         assign(module, "Trainer", trainer)
         assign(module, "resolve_model", resolve)

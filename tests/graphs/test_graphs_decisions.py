@@ -78,7 +78,7 @@ def test_alarms_end_the_run_and_say_why(play: Play) -> None:
 # -- a person
 
 
-ASKING = {"human_gate": True, "rounds": 1}
+ASKING = {"oversight": ("promotion",), "rounds": 1}
 
 
 def test_a_person_is_asked_and_can_promote(play: Play) -> None:

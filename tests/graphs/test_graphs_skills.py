@@ -140,6 +140,7 @@ def test_people_remove_what_they_do_not_want(shelved: Path) -> None:
         run("remove", shelved, "one", "--yes")
 
 
+@pytest.mark.e2e
 def test_the_champion_makes_a_skill_once_in_a_round(copied: Path, maker: None) -> None:
     rows = data("make", copied, "--family", "spell_backward")
     assert [(r["kept"], r["reason"]) for r in rows] == [(True, "gain"), *[(False, "not_json")] * 7]
@@ -157,6 +158,7 @@ def test_the_champion_makes_a_skill_once_in_a_round(copied: Path, maker: None) -
         run("make", copied, "--family", "flying")
 
 
+@pytest.mark.e2e
 def test_the_champion_measures_skills_of_earlier_rounds(copied: Path, maker: None) -> None:
     hold(copied, skill("one"), skill("bad", name="bad", family="gcd", code=CODE.replace("backward", "bad")))
     rows = {row["skill_id"]: row for row in data("measure", copied)}

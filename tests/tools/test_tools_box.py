@@ -227,6 +227,7 @@ async def test_sql_does_nothing_but_read(shop: Path, statement: str) -> None:
     assert shop.read_bytes() == before and sorted(shop.parent.iterdir()) == names
 
 
+@pytest.mark.e2e
 async def test_sql_that_never_ends_is_ended(shop: Path) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     began = time.monotonic()

@@ -26,6 +26,8 @@ from autotelic.training.packing import Row, pack
 from autotelic.training.sft import SFT, tokenize
 from autotelic.training.weights import WEIGHTS, load_model
 
+pytestmark = pytest.mark.e2e
+
 SETTINGS = {"rank": 4, "alpha": 8, "batch_size": 4, "epochs": 2, "learning_rate": 0.01}
 
 tokens = st.lists(st.integers(0, 3), min_size=1, max_size=6)

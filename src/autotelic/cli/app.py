@@ -14,13 +14,17 @@ import typer
 from rich.table import Table
 
 from autotelic import __version__
+from autotelic.cli.approvals import approvals, approve
+from autotelic.cli.chat import chat
 from autotelic.cli.graphs import graphs, run_graph
 from autotelic.cli.memory import memory
 from autotelic.cli.prompts import prompts
+from autotelic.cli.serve import serve
 from autotelic.cli.shown import JsonOption, RunArgument, out, show
 from autotelic.cli.skills import skills
 from autotelic.cli.strategies import evaluate_strategies, split_strategies, strategies, strategy_table
 from autotelic.cli.tools import tools
+from autotelic.cli.ui import ui
 
 __all__ = ["app"]
 
@@ -117,9 +121,9 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Have a policy answer a suite, and show its accuracy by family, or that of several strategies of answering."""
-    from autotelic.cli.actions import evaluate_policy
     from autotelic.cli.bars import Bars
     from autotelic.cli.tables import accuracy_table
+    from autotelic.graphs.actions import evaluate_policy
 
     if strategy is not None:
         from autotelic.refinement import Budget
@@ -139,17 +143,23 @@ def evaluate(
 def train(
     run: RunArgument,
     round: Annotated[int | None, typer.Option(help="Round whose curated data is used; else the newest.")] = None,
+    feedback: Annotated[
+        bool, typer.Option("--feedback", help="Train on what was said in chats that may be learned from.")
+    ] = False,
     approve: Annotated[
-        bool | None, typer.Option("--approve/--refuse", help="A person's answer, where the run wants one.")
+        bool | None, typer.Option("--approve/--refuse", help="A person's answer, where one is wanted.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train one more candidate from the champion of a finished run; it is proved and measured, the gate decides."""
-    from autotelic.cli.actions import train_candidate
+    """Train one more candidate from the champion of a finished run; it is proved and measured, the gate decides.
+
+    With --feedback the candidate must not fall anywhere, and a person decides.
+    """
     from autotelic.cli.bars import Bars
+    from autotelic.graphs.actions import train_candidate
 
     with Bars() as bars:
-        found = asyncio.run(train_candidate(run, round, progress=bars, approve=approve))
+        found = asyncio.run(train_candidate(run, round, progress=bars, approve=approve, feedback=feedback))
     if "waiting" in found:
         show(found, as_json, f"waiting for a person: {found['waiting']}")
         raise typer.Exit(3)
@@ -158,12 +168,17 @@ def train(
 
 
 app.command("run")(run_graph)
+app.command("serve")(serve)
+app.command("chat")(chat)
+app.command("ui")(ui)
+app.command("approvals")(approvals)
+app.command("approve")(approve)
 
 
 @policies.command("list")
 def list_policies(run: RunArgument, as_json: JsonOption = False) -> None:
     """List every policy of a run."""
-    from autotelic.cli.actions import describe_policies
+    from autotelic.graphs.actions import describe_policies
 
     rows = describe_policies(run)
     table = Table("policy", "state", "parent", "round", "method", "frozen", "hash")
@@ -184,7 +199,7 @@ def list_policies(run: RunArgument, as_json: JsonOption = False) -> None:
 @policies.command("show")
 def show_policy(run: RunArgument, number: int, as_json: JsonOption = False) -> None:
     """Show a policy's card, deliveries and gate."""
-    from autotelic.cli.actions import describe_policy
+    from autotelic.graphs.actions import describe_policy
 
     found = describe_policy(run, number)
     show(found, as_json, json.dumps(found, indent=2, default=str))
@@ -207,8 +222,8 @@ def rollback(
 
 
 def _crown(run: Path, number: int | None, kind: str, as_json: bool) -> None:
-    from autotelic.cli.actions import crown
     from autotelic.cli.bars import Bars
+    from autotelic.graphs.actions import crown
 
     with Bars() as bars:
         found = asyncio.run(crown(run, number, kind=kind, progress=bars))

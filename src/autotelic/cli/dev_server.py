@@ -16,10 +16,10 @@ from typing import Any
 
 from langgraph_sdk.runtime import ServerRuntime
 
-from autotelic.cli.actions import Source, graph_context
 from autotelic.cli.graphs import nobody
 from autotelic.core.progress import Silent
 from autotelic.graphs import GraphContext, build_ask, build_refine
+from autotelic.graphs.source import Source, graph_context
 from autotelic.serving import DEFAULT_MODEL
 from autotelic.tools import ToolsConfig
 

@@ -19,8 +19,8 @@ from autotelic.cli.tools import AllowOption, ToolOption, tools_config
 from autotelic.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from autotelic.cli.actions import Source
     from autotelic.graphs.running import Event
+    from autotelic.graphs.source import Source
     from autotelic.tools import ToolsConfig
 
 __all__ = ["graphs", "run_graph"]
@@ -58,7 +58,7 @@ def run_graph(
     as_json: JsonOption = False,
 ) -> None:
     """Run an agent graph on a thread; exit code 3 if it waits for an answer."""
-    from autotelic.cli.actions import Source
+    from autotelic.graphs.source import Source
     from autotelic.refinement import Budget, build_strategy
     from autotelic.serving import DEFAULT_MODEL
 
@@ -166,9 +166,9 @@ async def _run(
     threads: str | None,
     **where: Any,
 ) -> Event:
-    from autotelic.cli.actions import graph_context
     from autotelic.cli.bars import Bars
     from autotelic.graphs.running import compiled, find_graph, open_threads, stream, threads_file, wants_context
+    from autotelic.graphs.source import graph_context
 
     found = find_graph(spec)
     async with AsyncExitStack() as stack:

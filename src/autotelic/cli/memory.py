@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -122,14 +122,19 @@ def forget_memory(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete items for good. They do not come back; the ledger keeps the episodes they came from."""
+    """Delete items for good. They do not come back; the ledger keeps the episodes they came from.
+
+    In a run with oversight=[forgetting] this waits for `autotelic approve`, exit code 3; then give it again.
+    """
     if not yes and not typer.confirm(f"Forget {len(ids)} for good?"):
         raise typer.Exit(1)
 
     async def work() -> list[str]:
-        async with opened(run) as (found, _):
-            await _known(found, ids)
-            return await found.forget(ids)
+        from autotelic.core.run_dir import RunDir
+        from autotelic.graphs.library import forget_items
+
+        async with opened(run) as (found, ledger):
+            return await forget_items(RunDir(run), found, ledger, ids)
 
     gone = asyncio.run(work())
     show({"forgotten": gone}, as_json, f"forgotten: {', '.join(gone)}")
@@ -192,17 +197,10 @@ def memory_stats(run: RunArgument, as_json: JsonOption = False) -> None:
 @asynccontextmanager
 async def opened(run: Path) -> AsyncIterator[tuple[Memory, Ledger]]:
     """Open a run's memory and ledger, as their only user."""
-    from autotelic.core.config import load_config
-    from autotelic.core.run_dir import RunDir
-    from autotelic.graphs import Config
-    from autotelic.graphs.session import open_memory
-    from autotelic.store import Ledger
+    from autotelic.graphs.library import open_library
 
-    async with AsyncExitStack() as stack:
-        directory = stack.enter_context(RunDir(run).require().held())
-        ledger = Ledger(directory.ledger)
-        stack.callback(ledger.close)
-        yield await open_memory(stack, load_config(Config, directory.config), directory), ledger
+    async with open_library(run) as found:
+        yield found
 
 
 def _kinds(kind: str | None) -> tuple[Kind, ...]:
@@ -228,18 +226,15 @@ def _list(found: list[Any], as_json: bool, why: dict[str, str]) -> None:
 
 
 async def _known(memory: Memory, ids: list[str]) -> list[Any]:
-    found = await memory.get(ids)
-    if missing := [id_ for id_ in ids if id_ not in found]:
-        raise UsageError(f"nothing is remembered under {missing[0]!r}. See: autotelic memory list RUN")
-    return [found[id_] for id_ in ids]
+    from autotelic.graphs.library import known_items
+
+    return await known_items(memory, ids)
 
 
 def _worth(ledger: Ledger) -> dict[str, Usefulness]:
-    from autotelic.graphs.remembering import attempted
-    from autotelic.memory import usefulness
-    from autotelic.store import EpisodeRow
+    from autotelic.graphs.library import worth_of
 
-    return usefulness(attempted(ledger), now=max(ledger.column(EpisodeRow, "round"), default=0))
+    return worth_of(ledger)
 
 
 def _stats(found: list[Any], why: dict[str, str], worth: dict[str, Usefulness]) -> list[dict[str, Any]]:

@@ -56,7 +56,7 @@ def evolve(
 async def _evolved(
     run: Path, what: dict[str, Any], policy: int | None, reflector: str | None, base_url: str | None, progress: Progress
 ) -> PromptRow:
-    from autotelic.cli.actions import opened_suite
+    from autotelic.graphs.actions import opened_suite
     from autotelic.graphs.evolving import Plan, Reflector, evolve_in_run
     from autotelic.serving import Gateway, LiteLLMBackend
 

@@ -85,7 +85,7 @@ def learn(
 async def _learned(
     run: Path, names: list[str], policy: int | None, on: int, prove: int, price: float, progress: Progress
 ) -> dict[str, Any]:
-    from autotelic.cli.actions import opened_suite
+    from autotelic.graphs.actions import opened_suite
     from autotelic.graphs.routing import learn_in_run
     from autotelic.refinement import build_strategy
 
@@ -121,8 +121,8 @@ async def evaluate_strategies(
     Raises:
         UsageError: there is no such strategy, suite or policy.
     """
-    from autotelic.cli.actions import opened_suite
     from autotelic.evaluation import bootstrap_seed, strategy_figures, strategy_page
+    from autotelic.graphs.actions import opened_suite
     from autotelic.graphs.refining import answer_suite_by
     from autotelic.refinement import build_strategy
 

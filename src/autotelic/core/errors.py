@@ -18,6 +18,7 @@ __all__ = [
     "StoreError",
     "TrainingError",
     "UsageError",
+    "Waiting",
 ]
 
 
@@ -31,6 +32,12 @@ class UsageError(AutotelicError):
     """The user has to act: a wrong key, a missing file, a config that cannot work."""
 
     exit_code = 2
+
+
+class Waiting(UsageError):
+    """A person has to decide first; the message says how."""
+
+    exit_code = 3
 
 
 class MissingPackage(UsageError):

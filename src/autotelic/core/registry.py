@@ -23,6 +23,7 @@ _builtin: dict[tuple[str, str], str] = {
     ("environment", "reasoning_gym"): "autotelic.environments.reasoning_gym:ReasoningGym",
     ("environment", "code"): "autotelic.environments.code:CodeEnvironment",
     ("method", "sft"): "autotelic.training.sft:SFT [train]",
+    ("method", "dpo"): "autotelic.training.dpo:DPO [train]",
     ("graph", "solve"): "autotelic.graphs:build_ask",
     ("graph", "refine"): "autotelic.graphs:build_refine",
     ("embedder", "minilm"): "autotelic.memory.embedder:MiniLM",

@@ -235,6 +235,8 @@ class TrainingExample(Frozen):
     """What was said between prompt and completion: the assistant's calls, which are learned too, and their results."""
     completion: str
     """Text to learn (loss on it and on the end-of-turn token only)."""
+    rejected: str = ""
+    """A text that a person chose it over, empty for none; for methods that learn from preferences."""
     family: str = ""
     """Family of the task behind it."""
     source: str = ""

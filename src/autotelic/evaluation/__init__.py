@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from autotelic.evaluation._page import render_progress
 from autotelic.evaluation.alarms import Alarm, AlarmConfig, RoundStatistics, check_alarms
 from autotelic.evaluation.baselines import ConstantBaseline, constant_baselines, overall_baseline
 from autotelic.evaluation.gap import Gap, generation_verification_gap
-from autotelic.evaluation.gate import Decision, GateConfig, decide
+from autotelic.evaluation.gate import Decision, GateConfig, decide, decide_wanted
 from autotelic.evaluation.measure import (
     accuracy,
     answers,
@@ -15,7 +16,7 @@ from autotelic.evaluation.measure import (
     full_marks,
     two_by_two,
 )
-from autotelic.evaluation.report import build_report, write_report
+from autotelic.evaluation.report import build_progress, build_report, write_report
 from autotelic.evaluation.routes import Choice, learn_routes
 from autotelic.evaluation.selftest import SelfTest, Sheet, self_test
 from autotelic.evaluation.skills import SkillDecision, SkillGateConfig, admit_skill, keep_skill
@@ -53,12 +54,14 @@ __all__ = [
     "auc",
     "balanced_accuracy",
     "bootstrap_seed",
+    "build_progress",
     "build_report",
     "check_alarms",
     "compare_policies",
     "constant_baselines",
     "critic_gap",
     "decide",
+    "decide_wanted",
     "estimate",
     "full_marks",
     "generation_verification_gap",
@@ -66,6 +69,7 @@ __all__ = [
     "learn_routes",
     "overall_baseline",
     "paired_bootstrap",
+    "render_progress",
     "self_test",
     "sign_test",
     "strategy_figures",

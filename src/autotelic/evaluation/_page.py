@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 from html import escape
 from statistics import median
 
-from autotelic.evaluation import figures
-from autotelic.evaluation._html import (
+from autotelic.core.html import (
     Json,
     card,
     document,
@@ -26,9 +25,10 @@ from autotelic.evaluation._html import (
     span,
     table,
 )
+from autotelic.evaluation import figures
 from autotelic.evaluation._page_loop import critic, curation, proposals, times, trajectories
 
-__all__ = ["render"]
+__all__ = ["render", "render_progress"]
 
 _SUITES = {
     "fresh": "New tasks every round, never trained on: what the gate decides by.",
@@ -73,6 +73,11 @@ def render(report: Json) -> str:
     )
     main = f"<main>{_hero(report)}{_tiles(report)}{_alarms(report)}{body}</main>"
     return document(_headline(report), f"{_header(report)}{main}{_footer(report)}")
+
+
+def render_progress(progress: Json) -> str:
+    """Return the sections of what `build_progress` returned: alarms, accuracy by round, weights and memory."""
+    return "".join(part(progress) for part in (_alarms, _accuracy, _memory))
 
 
 def _headline(report: Json) -> str:

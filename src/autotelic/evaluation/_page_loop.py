@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+from autotelic.core.html import Json, card, duration, folded, legend, num, pct, pill, section, table
 from autotelic.evaluation import figures
-from autotelic.evaluation._html import Json, card, duration, folded, legend, num, pct, pill, section, table
 
 __all__ = ["critic", "curation", "proposals", "times", "trajectories"]
 

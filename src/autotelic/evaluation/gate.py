@@ -21,7 +21,7 @@ from pydantic import Field
 from autotelic.core.words import Frozen
 from autotelic.evaluation.stats import Comparison, sign_test
 
-__all__ = ["Decision", "GateConfig", "decide"]
+__all__ = ["Decision", "GateConfig", "decide", "decide_wanted"]
 
 
 class GateConfig(Frozen):
@@ -73,6 +73,27 @@ def decide(
         _held("frozen", frozen, config.frozen_margin, config, required=True),
         _held("regression", regression, config.regression_margin, config, required=False),
         _held("safety", safety, config.safety_margin, config, required=False),
+    ]
+    made = [t for t in tests if t is not None]
+    blocking = [reason for ok, reason in made if not ok]
+    return Decision(promote=not blocking, reasons=(*blocking, *(reason for ok, reason in made if ok)))
+
+
+def decide_wanted(
+    config: GateConfig, *, fresh: Comparison | None, frozen: Comparison | None, regression: Comparison | None = None
+) -> Decision:
+    """Decide about a candidate that a person wants, for what no suite measures: it must not fall anywhere.
+
+    Args:
+        config: see `decide`. `frozen_margin` holds for `fresh` too.
+        fresh: see `decide`.
+        frozen: see `decide`.
+        regression: see `decide`.
+    """
+    tests = [
+        _held("fresh", fresh, config.frozen_margin, config, required=True),
+        _held("frozen", frozen, config.frozen_margin, config, required=True),
+        _held("regression", regression, config.regression_margin, config, required=False),
     ]
     made = [t for t in tests if t is not None]
     blocking = [reason for ok, reason in made if not ok]

@@ -28,7 +28,7 @@ from autotelic.store import (
     RunRow,
 )
 
-__all__ = ["SOURCES", "build_report", "write_report"]
+__all__ = ["SOURCES", "build_progress", "build_report", "write_report"]
 
 MAX_SAMPLED_ROUNDS = 50
 """Rounds that show sample trajectories; of a longer run as many, evenly spread, first and last among them."""
@@ -93,6 +93,19 @@ def build_report(ledger: Ledger) -> Json:
     }
 
 
+def build_progress(ledger: Ledger) -> Json:
+    """Compute the part of a report that says how a session is doing: what its gate measured, and its alarms.
+
+    It reads what rounds were measured on and no trajectory, so that it may be asked for again and again.
+    """
+    source = Source.of(ledger, _confidence(next(iter(ledger.rows(RunRow)), None)))
+    return {
+        "confidence": source.confidence,
+        "rounds": [_measured(source, number) for number in sorted(ledger.column(GateRow, "round"))],
+        "alarms": [row.model_dump() for row in ledger.rows(AlarmRow, order=("round", "name"))],
+    }
+
+
 def write_report(run_dir: Path, ledger: Ledger | None = None) -> Json:
     """Write `report.json` and `report.html` into a run's directory, each in one step, and return the data.
 
@@ -124,34 +137,42 @@ def _rounds(source: Source) -> list[Json]:
 
 
 def _round(source: Source, number: int, *, with_samples: bool) -> Json:
-    ledger, confidence = source.ledger, source.confidence
-    gate = ledger.get(GateRow, number)
-    suites = _sections.suites(source, number, gate.champion, gate.candidate) if gate else {}
-    cells = two_by_two(ledger, number, gate.champion, gate.candidate, confidence=confidence) if gate else None
-    gap = critic_gap(ledger, number, confidence=confidence)
-    seconds, proof = _sections.delivery(ledger, number, gate.candidate if gate else None)
+    ledger = source.ledger
+    measured = _measured(source, number)
+    gap = critic_gap(ledger, number, confidence=source.confidence)
+    seconds, proof = _sections.delivery(ledger, number, measured["candidate"])
     six = ("n", "before", "after", "gain", "low", "high")
-    fresh = suites.get("fresh")
+    fresh = measured["suites"].get("fresh")
     origins: list[str] = ledger.column(ExampleRow, "origin", round=number)
     return {
-        "round": number,
-        "promoted": bool(gate and gate.promoted),
+        **measured,
         "fresh": {k: fresh["comparison"][k] for k in six} if fresh else None,
         "delivery_seconds": seconds,
         "proof": proof,
         "funnel": _sections.funnel(ledger, number),
         "tools": _sections.tools(ledger, number),
         "seconds": {k: v for k, v in _sections.seconds(ledger, number).items() if k not in _OUTSIDE},
-        "champion": gate.champion if gate else None,
-        "candidate": gate.candidate if gate else None,
-        "reasons": list(gate.reasons) if gate else [],
-        "suites": suites,
-        "two_by_two": {k: e.model_dump() if e else None for k, e in cells.items()} if cells else None,
         "gap": gap.model_dump() if gap else None,
         "proposer": _sections.proposer(ledger, number),
         "solver": _sections.solver(ledger, number),
         "examples": {origin: origins.count(origin) for origin in sorted(set(origins))},
         "samples": _sections.samples(ledger, number) if with_samples else [],
+    }
+
+
+def _measured(source: Source, number: int) -> Json:
+    """What the gate of a round looked at and decided."""
+    ledger, gate = source.ledger, source.ledger.get(GateRow, number)
+    suites = _sections.suites(source, number, gate.champion, gate.candidate) if gate else {}
+    cells = two_by_two(ledger, number, gate.champion, gate.candidate, confidence=source.confidence) if gate else None
+    return {
+        "round": number,
+        "promoted": bool(gate and gate.promoted),
+        "champion": gate.champion if gate else None,
+        "candidate": gate.candidate if gate else None,
+        "reasons": list(gate.reasons) if gate else [],
+        "suites": suites,
+        "two_by_two": {k: e.model_dump() if e else None for k, e in cells.items()} if cells else None,
     }
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from statistics import fmean
 
+from autotelic.core.html import card, document, pct, points, section, table
 from autotelic.core.words import Frozen
 from autotelic.environments import solved
 from autotelic.evaluation import figures
-from autotelic.evaluation._html import card, document, pct, points, section, table
 from autotelic.evaluation.measure import full_marks
 from autotelic.evaluation.stats import Comparison, Estimate, estimate, paired_bootstrap
 from autotelic.store import StrategyRow

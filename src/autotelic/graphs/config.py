@@ -6,7 +6,7 @@ numbers and the mend, before anything is started.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -152,6 +152,17 @@ class TrainConfig(Frozen):
     """A training that makes no step for so long counts as hung, is ended and fails, seconds."""
 
 
+class FeedbackConfig(Frozen):
+    """Training on what people said in chats."""
+
+    method: str = "dpo"
+    """Registered method."""
+    settings: dict[str, Any] = Field(default_factory=lambda: {"epochs": 8})
+    """What the method takes; see its own config."""
+    replay: float = Field(default=0.6, ge=0, lt=1)
+    """Share of rows of earlier rounds: what a person says is few, and is not to cost what was learned."""
+
+
 class EvaluateConfig(Frozen):
     """Autonomous evaluation."""
 
@@ -193,6 +204,10 @@ class ToolsmithConfig(Frozen):
         return self
 
 
+Overseen = Literal["promotion", "training", "tools", "forgetting"]
+"""What may have to wait for a person."""
+
+
 class Config(Frozen):
     """A whole session."""
 
@@ -208,8 +223,9 @@ class Config(Frozen):
     """No new round is started that, by the longest one so far, would end after this many seconds."""
     patience: int = Field(default=2, ge=1)
     """Rounds in a row without a promotion after which the run ends."""
-    human_gate: bool = False
-    """Ask a person before a promotion."""
+    oversight: tuple[Overseen, ...] = ()
+    """What waits for a person: `promotion`; `training`, every start; `tools`, each that writes or reaches other
+    machines, once; `forgetting`, what somebody wants deleted from the memory."""
     plugins: tuple[str, ...] = ()
     """Python files or modules that are loaded first; what they register can be named here."""
     sandbox: str = "auto"
@@ -226,6 +242,8 @@ class Config(Frozen):
     """Node `curate`."""
     train: TrainConfig = TrainConfig()
     """Node `train`."""
+    feedback: FeedbackConfig = FeedbackConfig()
+    """`autotelic train --feedback`."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Node `evaluate`."""
     gate: GateConfig = GateConfig()
@@ -240,6 +258,15 @@ class Config(Frozen):
     """A LangGraph agent of your own as the solver: `file.py:graph` or `package.module:graph`."""
     serving: ServingConfig = ServingConfig()
     """The model server."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _formerly(cls, given: Any) -> Any:
+        """Read `human_gate`, as it was called before."""
+        if not isinstance(given, dict) or "human_gate" not in given:
+            return given
+        kept = {key: value for key, value in given.items() if key != "human_gate"}
+        return {**kept, "oversight": ["promotion"]} if given["human_gate"] is True else kept
 
     @model_validator(mode="after")
     def _can_work(self) -> Config:

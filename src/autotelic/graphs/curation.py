@@ -42,9 +42,21 @@ from autotelic.selection import (
 from autotelic.selection import (
     curate as pass_gates,
 )
-from autotelic.store import CurationRow, EpisodeRow, ExampleRow, PolicyRow, ProposalRow, SuiteRow, TaskRow
+from autotelic.store import (
+    CurationRow,
+    EpisodeRow,
+    ExampleRow,
+    FeedbackRow,
+    PolicyRow,
+    ProposalRow,
+    SuiteRow,
+    TaskRow,
+)
 
-__all__ = ["curate"]
+__all__ = ["curate", "curate_feedback"]
+
+_CHAT = "chat"
+"""Family of what people said in chats."""
 
 
 async def curate(s: Session, round: int, champion: int) -> dict[str, Any]:
@@ -76,6 +88,31 @@ async def curate(s: Session, round: int, champion: int) -> dict[str, Any]:
         "replayed": len(origins) - len(new),
         **detail,
     }
+
+
+def curate_feedback(s: Session, round: int, champion: int) -> int:
+    """Make what people said in chats that may be learned from the rows of a round; return how many of it are kept.
+
+    A person's word is the verdict; what is a copy, or near a task of a suite, is dropped as anything else is. Rows that
+    were trained on before are trained on again: a person's handful is soon drowned.
+    """
+    suites = s.ledger.tasks(s.ledger.column(SuiteRow, "task_id")).values()
+    clean = contamination(suites, threshold=s.config.curate.contamination)
+    rows = s.ledger.rows(FeedbackRow, order=("at", "id"))
+    candidates = [_said_by_people(row, round) for row in rows]
+    fates = _Fates(candidates, round)
+    kept = fates.apply({Role.SOLVER: [clean, exact_duplicates(()), max_examples(s.config.curate.max_examples)]})
+    if kept:
+        s.ledger.add([*fates.rows(), *_examples(s, round, champion, kept, clean, origin="said")])
+    return len(kept)
+
+
+def _said_by_people(row: FeedbackRow, round: int) -> Candidate:
+    example = _example(Role.SOLVER, row.messages, row.chosen, _CHAT, f"chat/{row.id}")
+    question = str(row.messages[-1]["content"])
+    return Candidate(
+        id=row.id, example=example, task_id=row.id, question=question, answer=row.chosen, score=1.0, round=round
+    )
 
 
 class _Fates:
@@ -250,22 +287,26 @@ async def _reviewed(
     return kept, detail
 
 
-def _examples(s: Session, round: int, champion: int, kept: list[Candidate], clean: Gate) -> list[ExampleRow]:
+def _examples(
+    s: Session, round: int, champion: int, kept: list[Candidate], clean: Gate, *, origin: str = "new"
+) -> list[ExampleRow]:
     """Rows to train on: the round's own, those of refused rounds since the champion's, and a share of older ones."""
     settings = s.config.curate
     learned = s.ledger.rows(PolicyRow, number=champion)[0].round
     past = {n: [_replayable(row) for row in s.ledger.rows(ExampleRow, round=n, origin="new")] for n in range(1, round)}
-    carried = [one for n, rows in past.items() if n > learned for one in rows]
+    # What a person said is few: it is not to drown in what the gate has refused before.
+    carried = [one for n, rows in past.items() if n > learned for one in rows] if origin == "new" else []
     barred = {drop.item_id for drop in clean(carried)}
     room = max(0, settings.max_examples - len(kept))  # the newest first: long refused, a run would train ever longer
     carried = [one for one in carried[::-1] if one.id not in barred][:room]
     earlier = [one for n, rows in past.items() if n <= learned for one in rows]
     real = s.ledger.tasks(row.id for row in s.ledger.rows(TaskRow, origin="real", order="id"))
-    pools = [Pool("replay", earlier, settings.replay if earlier else 0.0)]
+    share = settings.replay if origin == "new" else s.config.feedback.replay
+    pools = [Pool("replay", earlier, share if earlier else 0.0)]
     if s.plain:  # a real example has an answer and no calls: with tools it would teach not to use them
         pools.append(Pool("real", [_real(s, task) for task in real.values()], settings.real))
     drawn = replay([*kept, *carried], pools, contamination=clean, seed=s.seed("replay", round))
-    chosen = [("new", one) for one in kept] + [("carried", one) for one in carried]
+    chosen = [(origin, one) for one in kept] + [("carried", one) for one in carried]
     chosen += [(name, one) for name, rows in drawn.rows.items() for one in rows]
     return [
         ExampleRow(
@@ -280,11 +321,11 @@ def _examples(s: Session, round: int, champion: int, kept: list[Candidate], clea
             family=one.example.family,
             source=one.example.source,
             weight=one.example.weight,
-            origin=origin,
+            origin=whence,
             task_id=one.task_id,
             question=one.question,
         )
-        for position, (origin, one) in enumerate(chosen)
+        for position, (whence, one) in enumerate(chosen)
     ]
 
 

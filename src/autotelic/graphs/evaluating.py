@@ -17,8 +17,9 @@ from autotelic.agents import Attempt
 from autotelic.core.errors import EnvironmentFailure
 from autotelic.core.words import Origin, PolicyState, SuiteName, Task
 from autotelic.environments import solved
-from autotelic.evaluation import Decision, compare_policies, decide, full_marks, self_test
+from autotelic.evaluation import Decision, compare_policies, decide, decide_wanted, full_marks, self_test
 from autotelic.graphs.acquire import tool_calls, unmet
+from autotelic.graphs.oversight import decided
 from autotelic.graphs.remembering import consolidate, recall
 from autotelic.graphs.session import Session
 from autotelic.graphs.solve import SolveState, build_solve
@@ -183,18 +184,30 @@ def _past_failures(s: Session, round: int, champion: int) -> list[Task]:
 
 
 async def gate(
-    s: Session, round: int, champion: int, candidate: int, ask: Callable[[dict[str, Any]], Any] = interrupt
+    s: Session,
+    round: int,
+    champion: int,
+    candidate: int,
+    ask: Callable[[dict[str, Any]], Any] = interrupt,
+    *,
+    wanted: bool = False,
 ) -> dict[str, Any]:
     """Decide, write the decision, and see to it that the server answers with whoever is champion now.
 
-    `ask` puts the question of a promotion to a person, if the config wants that; only `True` is a yes.
+    Args:
+        s: the session.
+        round: of the candidate.
+        champion: number of the policy that is served.
+        candidate: number of the policy that may be.
+        ask: puts the question of a promotion to a person, if the config wants that; only `True` is a yes.
+        wanted: whether the candidate was made for what a person said: it must not fall, and the person decides.
     """
     row = s.ledger.get(GateRow, round)
     if row is None:
-        decision, evidence = await _decide(s, round, champion, candidate)
-        if decision.promote and s.config.human_gate:
-            answer = ask({"ask": f"promote policy-{candidate}?", "reasons": list(decision.reasons)})
-            if answer is not True:
+        decision, evidence = await _decide(s, round, champion, candidate, wanted=wanted)
+        if decision.promote and ("promotion" in s.config.oversight or wanted):
+            question = {"ask": f"promote policy-{candidate}?", "reasons": list(decision.reasons)}
+            if not decided(s.ledger, "promotion", f"policy-{candidate}", question, ask):
                 decision = Decision(promote=False, reasons=("a person refused the promotion", *decision.reasons))
         row = GateRow(
             round=round,
@@ -223,7 +236,9 @@ def _reject(s: Session, number: int) -> None:
         s.ledger.put(row)
 
 
-async def _decide(s: Session, round: int, champion: int, candidate: int) -> tuple[Decision, dict[str, Any]]:
+async def _decide(
+    s: Session, round: int, champion: int, candidate: int, *, wanted: bool
+) -> tuple[Decision, dict[str, Any]]:
     if unchanged := s.ledger.node(round, "deliver").detail.get("unchanged"):
         return Decision(promote=False, reasons=(unchanged,)), {}
     confidence = s.config.gate.confidence
@@ -231,7 +246,8 @@ async def _decide(s: Session, round: int, champion: int, candidate: int) -> tupl
         suite: compare_policies(s.ledger, suite, of, champion, candidate, confidence=confidence)
         for suite, of in (("fresh", round), ("frozen", 0), ("regression", round))
     }
-    decision = decide(s.config.gate, fresh=found["fresh"], frozen=found["frozen"], regression=found["regression"])
+    judge = decide_wanted if wanted else decide
+    decision = judge(s.config.gate, fresh=found["fresh"], frozen=found["frozen"], regression=found["regression"])
     return decision, {name: c.model_dump() if c else None for name, c in found.items()}
 
 

@@ -6,18 +6,32 @@ stands, and a training that was killed leaves nothing under that name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from langgraph.types import interrupt
+
 from autotelic.core.words import PolicyState, Role, TrainingExample
 from autotelic.graphs.acquire import messages_of
+from autotelic.graphs.oversight import decided
 from autotelic.graphs.session import Session
 from autotelic.serving import Indistinguishable
-from autotelic.store import ExampleRow, PolicyRow
+from autotelic.store import ExampleRow, FeedbackRow, PolicyRow
 from autotelic.training import TrainingJob, TrainingStep
 
-__all__ = ["deliver", "next_number", "reporter", "train", "write_examples"]
+__all__ = ["deliver", "may_train", "next_number", "reporter", "train", "write_examples"]
+
+
+def may_train(s: Session, round: int, ask: Callable[[dict[str, Any]], Any] = interrupt) -> bool:
+    """Whether a training on the round's examples may start: what a person decided, if the config wants one asked."""
+    if "training" not in s.config.oversight:
+        return True
+    rows = Counter((row.role, row.origin) for row in s.ledger.rows(ExampleRow, round=round))
+    reasons = [f"{role}, {origin}: {count}" for (role, origin), count in sorted(rows.items())]
+    question = {"ask": f"train on {rows.total()} examples of round {round}?", "reasons": reasons}
+    return decided(s.ledger, "training", f"round-{round}", question, ask)
 
 
 async def train(s: Session, round: int, champion: int) -> dict[str, Any]:
@@ -28,14 +42,16 @@ async def train(s: Session, round: int, champion: int) -> dict[str, Any]:
     number = next_number(s)
     rows = s.ledger.rows(ExampleRow, round=round, order="position")
     s.run.require_space()
+    said = {row.id: row.rejected for row in s.ledger.rows(FeedbackRow)}
+    how = s.config.train if all(row.origin != "said" for row in rows) else s.config.feedback
     job = TrainingJob(
-        method=s.config.train.method,
+        method=how.method,
         base=str(s.policy(champion).path),
         out=str(s.run.policy(number)),
         number=number,
         parent=champion,
-        examples=str(write_examples(s.run.root / "policies" / f"round-{round}.examples.jsonl", _examples(rows))),
-        config=s.config.train.settings,
+        examples=str(write_examples(s.run.root / "policies" / f"round-{round}.examples.jsonl", _examples(rows, said))),
+        config=how.settings,
         seed=s.seed("train", round),
     )
     s.progress.start("train")
@@ -52,7 +68,7 @@ async def train(s: Session, round: int, champion: int) -> dict[str, Any]:
                 state=PolicyState.CANDIDATE.value,
                 path=str(s.run.policy(number).relative_to(s.run.root)),
                 sha256=result.sha256,
-                method=s.config.train.method,
+                method=how.method,
                 card=result.model_dump(mode="json", exclude={"canary"}),
             )
         ]
@@ -89,7 +105,7 @@ def write_examples(path: Path, examples: Iterable[TrainingExample]) -> Path:
     return path
 
 
-def _examples(rows: Iterable[ExampleRow]) -> Iterator[TrainingExample]:
+def _examples(rows: Iterable[ExampleRow], rejected: Mapping[str, str | None]) -> Iterator[TrainingExample]:
     for row in rows:
         yield TrainingExample(
             id=row.id,
@@ -98,6 +114,7 @@ def _examples(rows: Iterable[ExampleRow]) -> Iterator[TrainingExample]:
             tools=tuple(row.tools),
             turns=messages_of(row.turns),
             completion=row.completion,
+            rejected=rejected.get(row.task_id) or "",
             family=row.family,
             source=row.source,
             weight=row.weight,

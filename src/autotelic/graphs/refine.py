@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from langgraph.config import get_stream_writer
@@ -15,7 +16,7 @@ from autotelic.graphs.session import as_dicts
 from autotelic.graphs.strategy_solver import reached
 from autotelic.refinement import Meter, Work, build_strategy
 
-__all__ = ["RefineState", "build_refine"]
+__all__ = ["RefineState", "build_refine", "open_work"]
 
 
 class RefineState(TypedDict, total=False):
@@ -43,6 +44,25 @@ class _Open:
         return Checked(score=None, reason="no_checker")
 
 
+def open_work(context: GraphContext, messages: Sequence[Message], question: str) -> Work:
+    """Return the work of an open question.
+
+    Args:
+        context: who answers, and at what price.
+        messages: how it is put to the solver; the first is the system's.
+        question: what is asked, in itself.
+    """
+    return Work(
+        task=Task.make(environment="open", family="open", question=question, key={}),
+        form=_Open(),
+        meter=Meter(context.gateway, context.budget),
+        opening=tuple(messages),
+        max_tokens=context.max_tokens,
+        toolbox=context.toolbox,
+        bounds=context.bounds,
+    )
+
+
 def build_refine(context: GraphContext) -> Any:
     """Compile the graph; give it `question`, read `answer`, `drafts`, `price` and `stopped`."""
     strategy = build_strategy(context.strategy)
@@ -54,15 +74,7 @@ def build_refine(context: GraphContext) -> Any:
         return {"messages": as_dicts(messages), "memory_ids": ids}
 
     async def answer(state: RefineState) -> RefineState:
-        work = Work(
-            task=Task.make(environment="open", family="open", question=state["question"], key={}),
-            form=_Open(),
-            meter=Meter(context.gateway, context.budget),
-            opening=tuple(Message.model_validate(m) for m in state["messages"]),
-            max_tokens=context.max_tokens,
-            toolbox=context.toolbox,
-            bounds=context.bounds,
-        )
+        work = open_work(context, [Message.model_validate(m) for m in state["messages"]], state["question"])
         found = await reached(strategy, work)
         get_stream_writer()({"node": "answer", "token": found.text or ""})
         said = Message(role="assistant", content=found.text or "")

@@ -30,6 +30,7 @@ __all__ = [
     "compiled",
     "find_graph",
     "history",
+    "is_postgres",
     "open_threads",
     "stream",
     "threads_file",
@@ -111,6 +112,11 @@ def threads_file() -> Path:
     return Path(data).expanduser() / "autotelic" / "threads.sqlite"
 
 
+def is_postgres(place: str | Path) -> bool:
+    """Whether threads are kept in PostgreSQL."""
+    return str(place).startswith(("postgresql://", "postgres://"))
+
+
 @asynccontextmanager
 async def open_threads(place: str | Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     """Open the threads in an SQLite file, or in PostgreSQL by `postgresql://...`.
@@ -119,7 +125,7 @@ async def open_threads(place: str | Path) -> AsyncIterator[BaseCheckpointSaver[A
         MissingPackage: PostgreSQL's checkpointer is not installed.
         UsageError: the file cannot be made, or the database cannot be reached.
     """
-    if str(place).startswith(("postgresql://", "postgres://")):
+    if is_postgres(place):
         try:
             import psycopg
             from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
@@ -175,7 +181,9 @@ async def stream(
         where = f"checkpoint {start!r} of the thread" if start else "thread"
         raise UsageError(f"there is no {where} {thread!r} to go on with. Give --input to begin one.")
     given = Command(resume=answer) if answer is not None else payload
-    async for mode, data in running.astream(given, config, stream_mode=["updates", "messages", "custom"]):
+    # In step with the checkpoints: what was begun is there after a kill.
+    modes = ["updates", "messages", "custom"]
+    async for mode, data in running.astream(given, config, stream_mode=modes, durability="sync"):
         for event in _events(mode, data):
             yield event
     after = await running.aget_state({"configurable": {"thread_id": thread}})

@@ -28,6 +28,7 @@ from autotelic.graphs import acquire, evaluating, learning
 from autotelic.graphs.alarming import raise_alarms
 from autotelic.graphs.config import Config
 from autotelic.graphs.curation import curate
+from autotelic.graphs.oversight import oversee_tools
 from autotelic.graphs.session import Session, open_session
 from autotelic.store import GateRow, NodeRow, RunRow
 
@@ -61,8 +62,9 @@ def build_self_play(s: Session) -> StateGraph[RoundState, None, RoundState, Roun
     """Wire the loop over a session; the caller compiles it with a checkpointer.
 
     Returns:
-        The uncompiled graph. Its edges: too little curated data skips `train`, `deliver` and `evaluate`; a candidate
-        that learned nothing skips `evaluate`; an alarm, a budget or the last round ends the run.
+        The uncompiled graph. Its edges: too little curated data skips `train`, `deliver` and `evaluate`, a person who
+        refuses the training the last two; a candidate that learned nothing skips `evaluate`; an alarm, a budget or the
+        last round ends the run.
     """
     graph: StateGraph[RoundState, None, RoundState, RoundState] = StateGraph(RoundState)
 
@@ -79,6 +81,7 @@ def build_self_play(s: Session) -> StateGraph[RoundState, None, RoundState, Roun
     async def propose(state: RoundState) -> dict[str, Any]:
         # From the ledger: a person may have promoted another policy since the last round ended.
         champion = s.ledger.champion().number
+        oversee_tools(s)
         s.progress.say(f"round {state['round']} of {s.config.rounds}: policy-{champion} is the champion")
         await evaluating.fresh_suite(s, state["round"])
         return {**await acquire.propose(s, state["round"], champion), "champion": champion}
@@ -90,7 +93,13 @@ def build_self_play(s: Session) -> StateGraph[RoundState, None, RoundState, Roun
             found = await evaluating.gate(s, number, champion, candidate)
         return {**found, **_next(s, number, await raise_alarms(s, number))}
 
+    async def train(state: RoundState) -> dict[str, Any]:
+        if not learning.may_train(s, state["round"]):
+            return {"candidate": None, "finished_at": None, "refused": "a person refused the training"}
+        return await learning.train(s, state["round"], state["champion"])
+
     async def prepare(_: RoundState) -> dict[str, Any]:
+        oversee_tools(s)
         return {**await evaluating.prepare(s), "round": 1, "champion": s.ledger.champion().number, "stop": None}
 
     add("prepare", prepare, "round", "champion", "stop")
@@ -98,7 +107,7 @@ def build_self_play(s: Session) -> StateGraph[RoundState, None, RoundState, Roun
     add("solve", lambda state: acquire.solve(s, state["round"], state["champion"]))
     add("critique", lambda state: acquire.critique(s, state["round"], state["champion"]))
     add("curate", lambda state: curate(s, state["round"], state["champion"]))
-    add("train", lambda state: learning.train(s, state["round"], state["champion"]), "candidate", "finished_at")
+    add("train", train, "candidate", "finished_at")
     add("deliver", lambda state: learning.deliver(s, state["champion"], _number(state), state.get("finished_at")))
     add("evaluate", lambda state: evaluating.evaluate(s, state["round"], state["champion"], _number(state)))
     add("gate", gate, "round", "champion", "candidate", "finished_at", "stop")
@@ -108,6 +117,7 @@ def build_self_play(s: Session) -> StateGraph[RoundState, None, RoundState, Roun
     for here, there in _EDGES:
         graph.add_edge(here, there)
     graph.add_conditional_edges("curate", lambda state: _enough(s, state["round"]), ["train", "gate"])
+    graph.add_conditional_edges("train", _trained, ["deliver", "gate"])
     graph.add_conditional_edges("deliver", lambda state: _changed(s, state["round"]), ["evaluate", "gate"])
     graph.add_conditional_edges("gate", _after_gate, ["propose", "finish"])
     return graph
@@ -119,7 +129,6 @@ _EDGES = (
     ("propose", "solve"),
     ("solve", "critique"),
     ("critique", "curate"),
-    ("train", "deliver"),
     ("evaluate", "gate"),
     ("finish", END),
 )
@@ -138,6 +147,10 @@ def _after_gate(state: RoundState) -> str:
 def _enough(s: Session, round: int) -> str:
     new = s.ledger.node(round, "curate").detail.get("new", 0)
     return "train" if new >= s.config.curate.min_examples else "gate"
+
+
+def _trained(state: RoundState) -> str:
+    return "gate" if state.get("candidate") is None else "deliver"
 
 
 def _changed(s: Session, round: int) -> str:
@@ -254,5 +267,5 @@ class SelfPlay:
 
 
 _BUDGET = ("rounds", "seconds", "patience")
-_MAY_CHANGE = (*_BUDGET, "serving", "human_gate", "plugins")
+_MAY_CHANGE = (*_BUDGET, "serving", "oversight", "plugins", "feedback")
 """What does not change the meaning of what is in the ledger already."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autotelic.memory.embedder import CachedEmbedder, Embedder, MiniLM
+from autotelic.memory.glance import Row, glance
 from autotelic.memory.items import Demonstration, Item, Kind, Lesson, Record, Skill, read_item
 from autotelic.memory.langchain import LangChainEmbedder, open_embedder
 from autotelic.memory.memory import KINDS, Added, Memory, Query
@@ -25,8 +26,10 @@ __all__ = [
     "MiniLM",
     "Query",
     "Record",
+    "Row",
     "Skill",
     "Usefulness",
+    "glance",
     "open_embedder",
     "read_item",
     "usefulness",

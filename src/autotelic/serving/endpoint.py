@@ -10,18 +10,17 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from autotelic.core.dialect import read_turn, turn_schema
 from autotelic.core.errors import AutotelicError, MissingPackage, UsageError
 from autotelic.core.words import Completion, Message
 from autotelic.serving.backends import Refused
 from autotelic.serving.gateway import Gateway
+from autotelic.serving.openai_wire import ChatRequest, answer_body, error_body, pieces, read_request, said
 from autotelic.serving.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["Endpoint", "Exchange", "Recording", "open_endpoint"]
 
 _MODEL = "policy"
-_PARALLEL = 4
 _CLOSE = {"connection": "close"}  # an SDK keeps a pool for each address, and every episode has its own
 
 
@@ -87,48 +85,30 @@ class Endpoint:
 
         recording = self._episodes.get(request.path_params["episode"])
         if recording is None:
-            return JSONResponse(_error("there is no such episode"), 404)
+            return JSONResponse(error_body("there is no such episode"), 404)
         try:
-            body = json.loads(await request.body())
-            answer = await self._answer(body, recording)
+            asked = read_request(await request.body())
+            answer = await self._answer(asked, recording)
         except (Refused, UsageError) as error:
-            return JSONResponse(_error(str(error)), 400)
+            return JSONResponse(error_body(str(error)), 400)
         except AutotelicError as error:
             recording.failure = error
-            return JSONResponse(_error(str(error)), 400)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return JSONResponse(_error(f"the request cannot be read: {type(error).__name__}: {error}"), 400)
-        if body.get("stream"):
-            return StreamingResponse(_pieces(answer), media_type="text/event-stream", headers=_CLOSE)
+            return JSONResponse(error_body(str(error)), 400)
+        if asked.stream:
+            pieced = pieces(answer, counted=asked.counted)
+            return StreamingResponse(pieced, media_type="text/event-stream", headers=_CLOSE)
         return JSONResponse(answer, headers=_CLOSE)
 
-    async def _answer(self, body: dict[str, Any], recording: Recording) -> dict[str, Any]:
-        messages = tuple(_message(one, recording) for one in body["messages"])
-        tools = tuple(body.get("tools") or ())
-        schema = ((body.get("response_format") or {}).get("json_schema") or {}).get("schema")
-        if tools and (choice := body.get("tool_choice") or "auto") != "none":
-            named = choice["function"]["name"] if isinstance(choice, dict) else None
-            functions = [tool["function"] for tool in tools]
-            schemas = {f["name"]: f.get("parameters") or {} for f in functions if named in (None, f["name"])}
-            most = 1 if body.get("parallel_tool_calls") is False else _PARALLEL
-            schema = turn_schema(schemas, most, answer=choice == "auto")
-        sampling = replace(recording.sampling, n=1, schema=schema, tools=tools)
+    async def _answer(self, asked: ChatRequest, recording: Recording) -> dict[str, Any]:
+        messages = _as_generated(asked, recording)
+        wanted = asked.sampling(recording.sampling, apart=False)
+        sampling = replace(recording.sampling, n=1, schema=wanted.schema, tools=wanted.tools)
         (completion,) = await self._gateway.complete(messages, sampling)
-        recording.exchanges.append(Exchange(messages, tools, completion))
-        message, reason = _openai(completion, bool(tools))
-        recording.said[_shown(message)] = completion.text
-        return {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": _MODEL,
-            "choices": [{"index": 0, "message": message, "finish_reason": reason}],
-            "usage": {
-                "prompt_tokens": completion.prompt_tokens,
-                "completion_tokens": completion.completion_tokens,
-                "total_tokens": completion.prompt_tokens + completion.completion_tokens,
-            },
-        }
+        recording.exchanges.append(Exchange(messages, wanted.tools, completion))
+        message, reason = said(completion, tools=bool(wanted.tools))
+        ids = [call["id"] for call in message.get("tool_calls") or ()]
+        recording.said[_shown(ids, message["content"] or "")] = completion.text
+        return answer_body(_MODEL, [(message, reason)], (completion.prompt_tokens, completion.completion_tokens))
 
 
 @asynccontextmanager
@@ -160,43 +140,18 @@ async def open_endpoint(gateway: Gateway) -> AsyncIterator[Endpoint]:
         listening.close()
 
 
-def _message(given: dict[str, Any], recording: Recording) -> Message:
-    """Read one message; an earlier answer becomes again what was generated."""
-    role = {"developer": "system"}.get(given["role"], given["role"])
-    content = given.get("content") or ""
-    if isinstance(content, list):
-        content = "".join(part.get("text", "") for part in content)
-    if role == "assistant":
-        return Message(role="assistant", content=recording.said.get(_shown(given), content))
-    return Message(role=role, content=content)
+def _as_generated(asked: ChatRequest, recording: Recording) -> tuple[Message, ...]:
+    """Return the conversation with earlier answers as they were generated, and what it began with as it came."""
+    found = []
+    for one, read in zip(asked.messages, asked.conversation(apart=False), strict=True):
+        if one.role == "assistant":
+            generated = recording.said.get(_shown([call.id for call in one.tool_calls or ()], one.text))
+            if generated is not None or not one.tool_calls:
+                read = Message(role="assistant", content=one.text if generated is None else generated)
+        found.append(read)
+    return tuple(found)
 
 
-def _shown(message: dict[str, Any]) -> str:
+def _shown(ids: Sequence[str], text: str) -> str:
     """What tells an answer from another as the agent sees it."""
-    ids = [call["id"] for call in message.get("tool_calls") or ()]
-    return json.dumps(ids or (message.get("content") or ""))
-
-
-def _openai(completion: Completion, tools: bool) -> tuple[dict[str, Any], str]:
-    if tools and completion.finish_reason != "length":
-        turn = read_turn(completion.text)
-        if turn.calls:
-            made = tuple(call.model_copy(update={"id": f"call_{uuid.uuid4().hex[:16]}"}) for call in turn.calls)
-            return Message(role="assistant", content="", calls=made).openai(), "tool_calls"
-        return {"role": "assistant", "content": completion.text if turn.answer is None else turn.answer}, "stop"
-    return {"role": "assistant", "content": completion.text}, completion.finish_reason
-
-
-async def _pieces(answer: dict[str, Any]) -> AsyncIterator[str]:
-    """An answer as the stream of one piece, for agents that ask for one."""
-    (choice,) = answer["choices"]
-    calls = [{"index": index, **call} for index, call in enumerate(choice["message"].get("tool_calls") or ())]
-    delta = {**choice["message"], **({"tool_calls": calls} if calls else {})}
-    head = {**answer, "object": "chat.completion.chunk"}
-    piece = {"index": 0, "delta": delta, "finish_reason": choice["finish_reason"]}
-    yield f"data: {json.dumps({**head, 'choices': [piece]})}\n\n"
-    yield "data: [DONE]\n\n"
-
-
-def _error(text: str) -> dict[str, Any]:
-    return {"error": {"message": text, "type": "invalid_request_error"}}
+    return json.dumps([*ids] or text)

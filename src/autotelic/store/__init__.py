@@ -5,12 +5,15 @@ from __future__ import annotations
 from autotelic.store.ledger import Ledger
 from autotelic.store.tables import (
     AlarmRow,
+    ApprovalRow,
     CritiqueRow,
     CurationRow,
+    DecisionRow,
     DeliveryRow,
     EpisodeRow,
     EvaluationRow,
     ExampleRow,
+    FeedbackRow,
     GateRow,
     NodeRow,
     PolicyRow,
@@ -29,12 +32,15 @@ from autotelic.store.tables import (
 
 __all__ = [
     "AlarmRow",
+    "ApprovalRow",
     "CritiqueRow",
     "CurationRow",
+    "DecisionRow",
     "DeliveryRow",
     "EpisodeRow",
     "EvaluationRow",
     "ExampleRow",
+    "FeedbackRow",
     "GateRow",
     "Ledger",
     "NodeRow",

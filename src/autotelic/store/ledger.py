@@ -1,7 +1,8 @@
 """The ledger: the run's database, and the only truth about what was done.
 
 Writes are idempotent by primary key and come in transactions; reads give plain row objects. SQLite (WAL) by default,
-any SQLAlchemy URL of PostgreSQL otherwise. Nothing is ever updated but states of policies, nodes and the run itself.
+any SQLAlchemy URL of PostgreSQL otherwise. Nothing is ever updated but states of policies, nodes and the run
+itself, and nothing is deleted but what people said and take back.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import event, func
+from sqlalchemy import delete, event, func
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
@@ -78,6 +79,12 @@ class Ledger:
         """Insert or replace one row (states only: policies, nodes, the run)."""
         with self.session() as session:
             session.merge(row)
+
+    def replace(self, table: type[SQLModel], rows: Iterable[SQLModel], **equals: Any) -> None:
+        """Have the matching rows be these and no others, in one transaction: for what people may take back."""
+        with self.session() as session:
+            session.connection().execute(delete(table).where(*_conditions(table, equals)))
+            session.add_all(list(rows))
 
     def rows(self, table: type[R], *, order: str | Sequence[str] = (), **equals: Any) -> list[R]:
         """Return the rows whose columns equal the given values; a list, tuple or set means "one of"."""

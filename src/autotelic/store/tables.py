@@ -10,17 +10,20 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sqlalchemy import JSON, Column
+from sqlalchemy import JSON, Column, Index
 from sqlmodel import Field, SQLModel
 
 __all__ = [
     "AlarmRow",
+    "ApprovalRow",
     "CritiqueRow",
     "CurationRow",
+    "DecisionRow",
     "DeliveryRow",
     "EpisodeRow",
     "EvaluationRow",
     "ExampleRow",
+    "FeedbackRow",
     "GateRow",
     "NodeRow",
     "PolicyRow",
@@ -135,6 +138,8 @@ class EpisodeRow(SQLModel, table=True):
     """A trajectory of the solver: prompt, then turns (calls of tools and their results), then the last turn's text."""
 
     __tablename__ = "episode"
+    # What trajectories are looked up by, without reading their texts: a run has hundreds of thousands.
+    __table_args__ = (Index("episode_browse", "round", "family", "policy", "reason", "score", "id"),)
     id: str = Field(primary_key=True)
     round: int = Field(index=True)
     task_id: str = Field(index=True)
@@ -204,7 +209,7 @@ class CurationRow(SQLModel, table=True):
 
 
 class ExampleRow(SQLModel, table=True):
-    """A row of curated training data. `origin` is `new`, `carried`, `replay` or `real`."""
+    """A row of curated training data. `origin` is `new`, `carried`, `replay`, `real`, or `said` by a person."""
 
     __tablename__ = "example"
     round: int = Field(primary_key=True)
@@ -381,6 +386,52 @@ class PromptCallRow(SQLModel, table=True):
     answer: str | None = None
     score: float | None = None
     feedback: str = ""
+
+
+class FeedbackRow(SQLModel, table=True):
+    """What a person made of one answer, in a chat that may be learned from. What is taken back is deleted."""
+
+    __tablename__ = "feedback"
+    id: str = Field(primary_key=True)
+    chat: str = Field(index=True)
+    kind: str
+    messages: list[dict[str, Any]] = _json()
+    chosen: str
+    rejected: str | None = None
+    comments: list[str] = _json(default_factory=list)
+    stars: int | None = None
+    policy: int | None = None
+    at: float = Field(default_factory=time.time)
+
+
+class ApprovalRow(SQLModel, table=True):
+    """Something that a person has to decide, and the decision. It waits for as long as it takes."""
+
+    __tablename__ = "approval"
+    id: str = Field(primary_key=True)
+    kind: str
+    subject: str
+    question: dict[str, Any] = _json()
+    asked_at: float = Field(default_factory=time.time)
+    answer: bool | None = None
+    answered_at: float | None = None
+
+
+class DecisionRow(SQLModel, table=True):
+    """A decision of a person's. Each names the hash of the one before, so that none can be changed unnoticed."""
+
+    __tablename__ = "decision"
+    number: int = Field(primary_key=True)
+    approval: str
+    kind: str
+    subject: str
+    question: dict[str, Any] = _json()
+    answer: bool
+    by: str
+    why: str
+    at: float
+    before: str
+    hash: str
 
 
 class TrialRow(SQLModel, table=True):

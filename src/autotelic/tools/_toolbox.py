@@ -50,6 +50,10 @@ class Toolbox:
         """The tools that are there and may not be called."""
         return tuple(tool for tool in self._tools.values() if tool.name not in self._allowed)
 
+    def opened(self) -> Toolbox:
+        """Return a toolbox with the same tools, all of which may be called: for who asks a person before each call."""
+        return Toolbox(self._tools.values(), get_args(Permission))
+
     def joined(self, tools: Iterable[Tool]) -> Toolbox:
         """Return a toolbox with these tools besides; the allow list stays as it is.
 

@@ -43,7 +43,7 @@ class TrainingJob(Frozen):
 
     def identity(self, examples: list[TrainingExample]) -> str:
         """Return a hash of everything that decides the weights: equal identities are the same work."""
-        data = [(example.id, example.weight) for example in examples]
+        data = [(example.id, example.weight, *filter(None, [example.rejected])) for example in examples]
         return content_id(self.number, self.parent, self.method, self.config, self.seed, self.canary_texts, data)
 
 

@@ -167,3 +167,13 @@ class _HeadLoss(torch.autograd.Function):  # type: ignore[misc]
 def head_loss(hidden_M_D: Tensor, head: nn.Linear, target_M: Tensor, weight_M: Tensor) -> Tensor:
     """Weighted sum of negative log-likelihoods, nats; logits in the model's dtype, softmax in float32, head frozen."""
     return _HeadLoss.apply(hidden_M_D, head.weight, head.bias, target_M, weight_M)
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def head_logps(hidden_M_D: Tensor, head: nn.Linear, target_M: Tensor) -> Tensor:
+    """Natural-log probability of each target, float32, no gradient."""
+    found = []
+    for hidden, target in zip(hidden_M_D.split(_HEAD_CHUNK), target_M.split(_HEAD_CHUNK), strict=True):
+        logits = F.linear(hidden, head.weight, head.bias).float()
+        found.append(logits.gather(1, target[:, None])[:, 0] - logits.logsumexp(-1))
+    return torch.cat(found)

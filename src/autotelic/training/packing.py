@@ -27,6 +27,8 @@ class Row(NamedTuple):
     """Token ids to learn, the end-of-turn token included."""
     weight: float = 1.0
     """Loss weight, relative to 1."""
+    rejected: Sequence[int] = ()
+    """Token ids of an answer that the completion was chosen over, empty for none."""
 
     @property
     def length(self) -> int:
@@ -52,6 +54,10 @@ class Packed:
     """Token to predict."""
     weight_M: Tensor
     """Weight of the prediction: the sum over the rows that make it (float32)."""
+    made_P: Tensor
+    """Prediction, of the M, that each completion token is; rows after one another, duplicates counted."""
+    row_P: Tensor
+    """Row of each of them."""
     learned: int
     """Completion tokens in the batch, duplicates counted: what the loss is averaged over."""
     tokens: int
@@ -71,6 +77,8 @@ def pack(rows: Iterable[Row]) -> Packed:
     read: list[int] = []
     paths: list[list[int]] = []
     predictions: dict[tuple[int, int], float] = {}
+    places: dict[tuple[int, int], int] = {}
+    made: list[int] = []
     width = max(row.length for row in rows)
     for number, row in enumerate(rows):
         if not row.prompt or not row.completion:
@@ -85,6 +93,7 @@ def pack(rows: Iterable[Row]) -> Packed:
                 read.append(number * width + place)
             if place >= len(row.prompt):
                 predictions[parent, token] = predictions.get((parent, token), 0.0) + row.weight
+                made.append(places.setdefault((parent, token), len(places)))
             path.append(node)
             parent = node
         paths.append(path + [0] * (width - len(path)))
@@ -96,6 +105,8 @@ def pack(rows: Iterable[Row]) -> Packed:
         at_M=torch.tensor([node for node, _ in predictions]),
         target_M=torch.tensor([token for _, token in predictions]),
         weight_M=torch.tensor(list(predictions.values())),
+        made_P=torch.tensor(made),
+        row_P=torch.tensor([number for number, row in enumerate(rows) for _ in row.completion]),
         learned=sum(len(row.completion) for row in rows),
         tokens=sum(row.length for row in rows),
     )

@@ -88,6 +88,9 @@ def tokenize(tokenizer: Any, example: TrainingExample) -> list[Row]:
         # What was generated is text: a control token's name in it was spelled out, and must not end the turn it is in.
         said = tokenizer(talk[at].content, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         rows.append(Row(prompt, [*said, tokenizer.eos_token_id], example.weight))
+    if example.rejected:
+        worse = tokenizer(example.rejected, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        rows[-1] = rows[-1]._replace(rejected=[*worse, tokenizer.eos_token_id])
     return rows
 
 
@@ -103,8 +106,7 @@ class FastSFTTrainer(SFTTrainer):  # type: ignore[misc]
         self.model.get_base_model().config._attn_implementation = PACKED
         use_fast_layers(self.model)
 
-    @staticmethod
-    def _collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def _collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         return vars(pack(Row(row["prompt_ids"], row["completion_ids"], row["weight"]) for row in rows))
 
     def compute_loss(
@@ -112,6 +114,14 @@ class FastSFTTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> torch.Tensor:
         """Return the weighted negative log-likelihood, averaged over the batch's completion tokens."""
         del model, return_outputs, num_items_in_batch
+        learned_M_D, head = self._predictions(inputs)
+        loss = head_loss(learned_M_D, head, inputs["target_M"], inputs["weight_M"]) / inputs["learned"]
+        self.losses.append(loss.detach().item())
+        self.tokens += inputs["tokens"]
+        return loss
+
+    def _predictions(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.nn.Linear]:
+        """Return the hidden states that predictions are made from, M x D, and the head that makes them."""
         causal = self.model.get_base_model()
         hidden = causal.base_model(
             input_ids=inputs["ids_N"][None],
@@ -120,12 +130,7 @@ class FastSFTTrainer(SFTTrainer):  # type: ignore[misc]
             rows_B_T=inputs["rows_B_T"],
             read_N=inputs["read_N"],
         ).last_hidden_state[0]
-        learned = hidden.index_select(0, inputs["at_M"])
-        loss = head_loss(learned, causal.get_output_embeddings(), inputs["target_M"], inputs["weight_M"])
-        loss = loss / inputs["learned"]
-        self.losses.append(loss.detach().item())
-        self.tokens += inputs["tokens"]
-        return loss
+        return hidden.index_select(0, inputs["at_M"]), causal.get_output_embeddings()
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: nobody reads the estimate, and packed batches would mislead it."""
@@ -168,6 +173,13 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
 class SFT:
     """The method `sft`."""
 
+    name = "sft"
+    """What it is registered as."""
+    settings = SFTConfig
+    """What it takes."""
+    trainer_class = FastSFTTrainer
+    """What trains."""
+
     def __init__(self, settings: Mapping[str, Any]) -> None:
         """Check the settings.
 
@@ -175,11 +187,12 @@ class SFT:
             UsageError: one is unknown or out of range.
         """
         try:
-            self.config = SFTConfig(**settings)
+            self.config = self.settings(**settings)
         except ValidationError as error:
             faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise UsageError(
-                f"the settings of the method sft cannot work: {faults}. There are: {', '.join(SFTConfig.model_fields)}."
+                f"the settings of the method {self.name} cannot work: {faults}. There are: "
+                f"{', '.join(self.settings.model_fields)}."
             ) from None
 
     def train(self, base: Path, examples: Sequence[TrainingExample], seed: int, report: Report) -> Trained:
@@ -218,7 +231,7 @@ class SFT:
         skipped: list[str] = []
         for example in examples:
             own = tokenize(tokenizer, example)
-            if any(row.length > self.config.max_length for row in own):
+            if any(max(row.length, len(row.prompt) + len(row.rejected)) > self.config.max_length for row in own):
                 skipped.append(example.id)
             else:
                 rows += own
@@ -234,21 +247,24 @@ class SFT:
     ) -> FastSFTTrainer:
         """Build the trainer of these settings, for whoever wants to drive it by hand."""
         config = self.config
-        columns = {
-            "prompt_ids": [list(row.prompt) for row in rows],
-            "completion_ids": [list(row.completion) for row in rows],
-            "weight": [row.weight for row in rows],
-        }
-        return FastSFTTrainer(
+        return self.trainer_class(
             model=loaded.model,
             args=self._arguments(seed, scratch),
-            train_dataset=Dataset.from_dict(columns),
+            train_dataset=Dataset.from_dict(self._columns(rows)),
             processing_class=loaded.tokenizer,
             peft_config=LoraConfig(
                 r=config.rank, lora_alpha=config.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
             ),
             callbacks=list(callbacks),
         )
+
+    def _columns(self, rows: Sequence[Row]) -> dict[str, list[Any]]:
+        """Return what the trainer's dataset holds."""
+        return {
+            "prompt_ids": [list(row.prompt) for row in rows],
+            "completion_ids": [list(row.completion) for row in rows],
+            "weight": [row.weight for row in rows],
+        }
 
     def _arguments(self, seed: int, scratch: str) -> TrlConfig:
         config = self.config

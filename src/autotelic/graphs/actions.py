@@ -6,11 +6,9 @@ thing.
 
 from __future__ import annotations
 
-import asyncio
-import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +16,21 @@ from autotelic.core.config import load_config
 from autotelic.core.errors import UsageError
 from autotelic.core.progress import Progress
 from autotelic.core.run_dir import RunDir
-from autotelic.core.words import PolicyFiles, PolicyState, Task
+from autotelic.core.words import PolicyState, Task
 from autotelic.evaluation import accuracy, answers, constant_baselines, overall_baseline
-from autotelic.graphs import Config, GraphContext, Session, open_session
+from autotelic.graphs.config import Config
+from autotelic.graphs.curation import curate_feedback
 from autotelic.graphs.evaluating import answer_suite, evaluate, fresh_suite, gate
 from autotelic.graphs.learning import deliver, train
-from autotelic.graphs.session import find_base, open_memory
-from autotelic.graphs.skill_library import open_made
-from autotelic.serving import Gateway, LiteLLMBackend, PolicyServer, ServingConfig, resolve_model
+from autotelic.graphs.session import Session, open_session
 from autotelic.store import DeliveryRow, ExampleRow, GateRow, Ledger, NodeRow, PolicyRow, RunRow, SuiteRow
-from autotelic.tools import Tool, ToolsConfig, open_toolbox
-from autotelic.training import Trainer, read_policy
 
 __all__ = [
     "Asked",
-    "Source",
     "crown",
     "describe_policies",
     "describe_policy",
     "evaluate_policy",
-    "graph_context",
     "opened_suite",
     "train_candidate",
 ]
@@ -126,21 +119,29 @@ async def evaluate_policy(
 
 
 async def train_candidate(
-    run: Path, round: int | None, *, progress: Progress, approve: bool | None = None
+    run: Path, round: int | None, *, progress: Progress, approve: bool | None = None, feedback: bool = False
 ) -> dict[str, Any]:
-    """Train one more candidate from the champion on a round's curated rows; prove, measure and gate it as a new round.
+    """Train one more candidate from the champion on curated rows; prove, measure and gate it as a new round.
 
-    A round that was begun so and cut off is finished first. With a human gate and no answer, what comes back has
-    `waiting`, the question; the same call with an answer goes on from there.
+    A round that was begun so and cut off is finished first. Where a person is asked and has not answered, what comes
+    back has `waiting`, the question; the same call with an answer goes on from there.
+
+    Args:
+        run: directory of a run that has ended.
+        round: whose rows, by default the last round's that has some.
+        progress: shows how far it is.
+        approve: the person's answer.
+        feedback: train on what people said in chats instead; the candidate must not fall, and a person decides.
 
     Raises:
-        UsageError: the run has not ended, or the round has no curated data.
+        UsageError: the run has not ended, or there is nothing to train on.
     """
     async with _session(run, progress) as s:
         if not _finished(s.ledger):
             raise UsageError(f"the run {run} has not ended. Finish it first: autotelic self-play CONFIG --run {run}")
-        new = s.round = _cut_off(s.ledger) or _copy_examples(s.ledger, round)
         champion = s.ledger.champion().number
+        new = s.round = _cut_off(s.ledger) or (_said(s, champion) if feedback else _copy_examples(s.ledger, round))
+        wanted = bool(s.ledger.count(ExampleRow, round=new, origin="said"))
         await fresh_suite(s, new)
         made = await train(s, new, champion)
         delivered = await deliver(s, champion, made["candidate"], made["finished_at"])
@@ -148,7 +149,7 @@ async def train_candidate(
         if "unchanged" not in delivered:
             await evaluate(s, new, champion, made["candidate"])
         try:
-            await gate(s, new, champion, made["candidate"], _answer(approve))
+            await gate(s, new, champion, made["candidate"], _answer(approve), wanted=wanted)
         except _Waiting as waiting:
             return {"round": new, "waiting": waiting.question}
         decided = s.ledger.get(GateRow, new)
@@ -160,6 +161,17 @@ def _cut_off(ledger: Ledger) -> int | None:
     """The round of an earlier `train_candidate` that did not come to its end."""
     begun = set(ledger.column(ExampleRow, "round")) - set(ledger.column(NodeRow, "round", node="curate"))
     return max(begun - set(ledger.column(GateRow, "round")), default=None)
+
+
+def _said(s: Session, champion: int) -> int:
+    """Make what people said the rows of a new round, and return its number."""
+    new = _last_round(s.ledger) + 1
+    if not curate_feedback(s, new, champion):
+        raise UsageError(
+            "nobody has said anything that may be trained on. Accept or edit answers in `autotelic chat --learn --run "
+            f"{s.run.root}`."
+        )
+    return new
 
 
 def _copy_examples(ledger: Ledger, round: int | None) -> int:
@@ -237,88 +249,6 @@ async def crown(run: Path, number: int | None, *, kind: str, progress: Progress)
 
 
 _PROOF = {"to_trainer", "to_trainer_mean", "to_previous", "to_previous_mean", "seconds"}
-
-
-@dataclass(frozen=True)
-class Source:
-    """Who answers: `remote` if given, else the champion of `run`, else `model` on a server of our own."""
-
-    run: Path | None
-    """A run, with its memory."""
-    model: str
-    """What vLLM serves if no run is named."""
-    remote: str | None
-    """A model that LiteLLM calls, e.g. `openai/NAME`."""
-    base_url: str | None
-    """Address of an OpenAI-compatible server for `remote`."""
-
-
-@asynccontextmanager
-async def graph_context(source: Source, *, tools: ToolsConfig, progress: Progress) -> AsyncIterator[GraphContext]:
-    """Open what a graph is built from.
-
-    Args:
-        source: who answers.
-        tools: which there are, and what is allowed.
-        progress: shows how far it is.
-    """
-    async with AsyncExitStack() as stack:
-        memory = None
-        if source.run is not None:
-            directory = stack.enter_context(RunDir(source.run).require().held())
-            config = load_config(Config, directory.config)
-            memory = await open_memory(stack, config, directory)
-        made: dict[str, Sequence[Tool]] = {}
-        if memory is not None:
-            own = open_made(memory, tools.use, scopes=config.memory.scopes, sandbox=config.sandbox)
-            made = await stack.enter_async_context(own)
-        toolbox = await stack.enter_async_context(open_toolbox(tools, workers=1, made=made))
-        for tool in toolbox.refused:
-            progress.say(f"{tool.name} may not be called: allow {tool.name}, or its class {tool.permission}")
-        if source.remote:
-            gateway = Gateway(LiteLLMBackend(source.remote, base_url=source.base_url))
-            stack.push_async_callback(gateway.aclose)
-        elif memory is not None:
-            gateway = await _champion_gateway(stack, config, directory, progress)
-        else:
-            gateway = await _model_gateway(stack, source.model, progress)
-        context = GraphContext(gateway, memory=memory, toolbox=toolbox)
-        if memory is not None:
-            seen = config.memory
-            context = replace(
-                context, demonstrations=seen.demonstrations, lessons=seen.lessons, scopes=tuple(seen.scopes)
-            )
-        yield context
-
-
-async def _champion_gateway(stack: AsyncExitStack, config: Config, run: RunDir, progress: Progress) -> Gateway:
-    ledger = Ledger(run.ledger)
-    stack.callback(ledger.close)
-    await asyncio.to_thread(find_base, config, run)
-    policy = read_policy(run.policy(ledger.champion().number))
-    return await _serve(stack, config.serving, policy, run.logs / "vllm.log", progress)
-
-
-async def _model_gateway(stack: AsyncExitStack, model: str, progress: Progress) -> Gateway:
-    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autotelic-")))
-    progress.start("model")
-    found = await asyncio.to_thread(resolve_model, model)
-    async with Trainer(scratch / "trainer.log") as trainer:
-        base = await trainer.prepare_base(Path(found.path))
-    progress.stop("model")
-    policy = PolicyFiles(number=0, path=found.path, sha256=base.sha256, canary=base.canary)
-    return await _serve(stack, ServingConfig(), policy, scratch / "vllm.log", progress)
-
-
-async def _serve(
-    stack: AsyncExitStack, config: ServingConfig, policy: PolicyFiles, log: Path, progress: Progress
-) -> Gateway:
-    server = PolicyServer(config, log=log)
-    stack.push_async_callback(server.stop)
-    progress.start("server")
-    await server.start(policy)
-    progress.stop("server")
-    return server.gateway
 
 
 def _describe(ledger: Ledger, row: PolicyRow) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def legend(items: Sequence[tuple[str, str]]) -> str:
 
 def document(title: str, body: str) -> str:
     """A whole page: styled, without a script, forbidden to fetch anything. `body` is markup."""
-    css = files("autotelic.evaluation").joinpath("page.css").read_text(encoding="utf-8")
+    css = files("autotelic.core").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

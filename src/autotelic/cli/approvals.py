@@ -1,0 +1,64 @@
+"""`autotelic approvals` and `autotelic approve`: what waits for a person, and the log of what was decided."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from autotelic.cli.shown import JsonOption, RunArgument, show
+
+__all__ = ["approvals", "approve"]
+
+
+def approvals(
+    run: RunArgument,
+    head: Annotated[str | None, typer.Option("--head", help="Check that the log holds this hash.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what waits for a person and what was decided; checks that the log was not changed."""
+    from autotelic.core.run_dir import RunDir
+    from autotelic.graphs.oversight import check_log, log_head
+    from autotelic.store import ApprovalRow, DecisionRow, Ledger
+
+    with closing(Ledger(RunDir(run).require().ledger)) as ledger:
+        check_log(ledger, head)
+        waiting = [row.model_dump() for row in ledger.rows(ApprovalRow, answer=None, order="asked_at")]
+        made = [row.model_dump() for row in ledger.rows(DecisionRow, order="number")]
+        last = log_head(ledger)
+    table = Table("", "what", "question", "decision", "by")
+    for row in waiting:
+        table.add_row(row["id"], row["subject"], _words(row["question"]), "waits", "")
+    for row in made:
+        said = "approved" if row["answer"] else "refused"
+        table.add_row(
+            row["approval"], row["subject"], _words(row["question"]), said, f"{row['by']} {row['why']}".strip()
+        )
+    show({"waiting": waiting, "decisions": made, "head": last}, as_json, table)
+
+
+def approve(
+    run: RunArgument,
+    request: Annotated[str, typer.Argument(help="Id, see: autotelic approvals.")],
+    yes: Annotated[bool, typer.Option("--yes/--no", help="The answer.")],
+    why: Annotated[str, typer.Option(help="Reason, for the log.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Answer what waits for a person; the command that waits then goes on by it."""
+    from autotelic.core.run_dir import RunDir
+    from autotelic.graphs.oversight import answer
+    from autotelic.store import Ledger
+
+    with closing(Ledger(RunDir(run).require().ledger)) as ledger:
+        made = answer(ledger, request, yes, why=why)
+        shown = made.model_dump()
+    said = "approved" if yes else "refused"
+    show(shown, as_json, f"{made.subject} {said}; the log ends with {made.hash}")
+
+
+def _words(question: dict[str, object]) -> str:
+    reasons = question.get("reasons")
+    first = f" {reasons[0]}" if isinstance(reasons, list) and reasons else ""
+    return f"{question.get('ask', '')}{first}"

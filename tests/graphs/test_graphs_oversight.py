@@ -1,0 +1,155 @@
+"""What a person has to decide waits, is asked once, is answered from anywhere, and cannot be changed unnoticed."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.graphs.simulated import small
+from typer.testing import CliRunner, Result
+
+from autotelic.cli.app import app
+from autotelic.core.errors import StoreError, UsageError
+from autotelic.graphs import Config, Outcome
+from autotelic.graphs.oversight import answer, check_log, decided, log_head, request
+from autotelic.store import ApprovalRow, DecisionRow, GateRow, Ledger, PolicyRow, ToolCallRow
+
+QUESTION = {"ask": "promote policy-1?", "reasons": ["fresh: it gains"]}
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Any:
+    made = Ledger(tmp_path / "ledger.sqlite")
+    yield made
+    made.close()
+
+
+def test_what_was_asked_is_not_asked_again(ledger: Ledger) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Waits(Exception):
+        pass
+
+    def ask(question: dict[str, Any]) -> Any:
+        asked.append(question)
+        raise Waits
+
+    for _ in range(3):
+        with pytest.raises(Waits):
+            decided(ledger, "promotion", "policy-1", QUESTION, ask)
+    (row,) = ledger.rows(ApprovalRow)
+    assert asked[0]["request"] == row.id and row.answer is None
+    made = answer(ledger, row.id, True, by="ada", why="it is good")
+    assert decided(ledger, "promotion", "policy-1", QUESTION, ask) is True and len(asked) == 3
+    assert (made.by, made.why, made.answer) == ("ada", "it is good", True)
+    with pytest.raises(UsageError, match="approved before"):
+        answer(ledger, row.id, False)
+    with pytest.raises(UsageError, match="no request 'forged'"):
+        answer(ledger, "forged", True)
+
+
+def answering(said: Any, asked: dict[str, Any]) -> Any:
+    """Say something, whatever is asked."""
+    return said
+
+
+def test_only_yes_is_a_yes(ledger: Ledger) -> None:
+    for number, said in enumerate((None, "yes", 1, [True], False)):
+        assert decided(ledger, "promotion", f"policy-{number}", QUESTION, partial(answering, said)) is False
+    assert decided(ledger, "promotion", "policy-9", QUESTION, lambda _: True) is True
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "UPDATE decision SET answer = 1 WHERE number = 2",
+        "UPDATE decision SET why = 'because' WHERE number = 3",
+        "DELETE FROM decision WHERE number = 2",
+        "DELETE FROM decision WHERE number = 4",
+        "DELETE FROM decision",
+        "UPDATE decision SET number = number + 1 WHERE number = 4",
+        "INSERT INTO decision SELECT 5, approval, kind, subject, question, 1, by, why, at, hash, hash FROM decision "
+        "WHERE number = 4",
+    ],
+)
+def test_a_log_that_was_changed_says_so(ledger: Ledger, tmp_path: Path, attack: str) -> None:
+    for number in range(4):
+        answer(ledger, request(ledger, "promotion", f"policy-{number}", QUESTION).id, number % 2 == 0)
+    head = log_head(ledger)
+    assert check_log(ledger, head) == 4
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as attacker:
+        attacker.execute(attack)
+    attacker.close()
+    with pytest.raises(StoreError, match="was changed"):
+        check_log(ledger, head)
+
+
+def invoke(*args: Any) -> Result:
+    return CliRunner().invoke(app, [*map(str, args)], catch_exceptions=False)
+
+
+def test_a_session_waits_and_is_answered_from_elsewhere(
+    play: Callable[..., tuple[Outcome, Ledger]], tmp_path: Path
+) -> None:
+    config = small(oversight=("promotion",), rounds=1)
+    outcome, ledger = play(config)
+    assert outcome.stop == "waiting" and outcome.question is not None
+    again, _ = play(config)
+    assert again.stop == "waiting" and ledger.count(ApprovalRow) == 1, "asked once, however often it begins anew"
+    run = tmp_path / "run"
+    (waiting,) = json.loads(invoke("approvals", run, "--json").stdout)["waiting"]
+    assert waiting["id"] == outcome.question["request"] and waiting["question"]["reasons"]
+    assert "policy-1 approved" in invoke("approve", run, waiting["id"], "--yes", "--why", "seen the report").stdout
+    ended, _ = play(config)
+    assert ended.stop != "waiting" and ended.champion == 1
+    assert ledger.rows(GateRow)[0].promoted
+    (made,) = ledger.rows(DecisionRow)
+    assert made.why == "seen the report" and check_log(ledger) == 1
+
+
+def test_a_person_starts_each_training_or_does_not(play: Callable[..., tuple[Outcome, Ledger]]) -> None:
+    config = small(oversight=("training",), rounds=2)
+    waiting, ledger = play(config)
+    assert waiting.stop == "waiting" and waiting.question is not None
+    assert waiting.question["ask"].startswith("train on ") and any(
+        "solver, new" in one for one in waiting.question["reasons"]
+    )
+    assert not ledger.count(PolicyRow, round=1), "nothing was trained"
+    second, _ = play(config, answer=False)
+    assert second.stop == "waiting" and second.question is not None and "round 2" in second.question["ask"]
+    assert not ledger.count(PolicyRow, round=1) and not ledger.count(GateRow)
+    ended, _ = play(config, answer=True)
+    assert ended.stop == "rounds" and ledger.count(PolicyRow, round=2) == 1
+    assert [(row.subject, row.answer) for row in ledger.rows(DecisionRow, order="number")] == [
+        ("round-1", False),
+        ("round-2", True),
+    ]
+
+
+def test_a_tool_that_writes_is_used_when_a_person_said_so(
+    play: Callable[..., tuple[Outcome, Ledger]], tmp_path: Path
+) -> None:
+    (tmp_path / "pen.py").write_text(
+        "import autotelic\n\n\n@autotelic.tool(permission='writes')\ndef pen(text: str) -> str:\n"
+        '    """Write it down."""\n    return text\n'
+    )
+    tools = {"use": (str(tmp_path / "pen.py"),), "allow": ("pure", "reads", "writes")}
+    config = small(oversight=("tools",), rounds=1, tools=tools)
+    waiting, ledger = play(config)
+    assert waiting.stop == "waiting" and waiting.question is not None
+    assert waiting.question["ask"] == "let agents call pen?" and not ledger.count(ToolCallRow)
+    with pytest.raises(UsageError, match="a person refused the tool pen"):
+        play(config, answer=False)
+    with pytest.raises(UsageError, match="a person refused the tool pen"):
+        play(config)
+    assert not ledger.count(ToolCallRow)
+
+
+def test_what_was_called_human_gate_is_read() -> None:
+    assert Config.model_validate({"environment": {"name": "e"}, "human_gate": True}).oversight == ("promotion",)
+    assert Config.model_validate({"environment": {"name": "e"}, "human_gate": False}).oversight == ()
