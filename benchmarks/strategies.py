@@ -17,11 +17,11 @@ import asyncio
 import json
 from pathlib import Path
 
-from autotelic.cli.actions import opened_suite
 from autotelic.cli.bars import Bars
 from autotelic.cli.strategies import split_strategies
 from autotelic.core.run_dir import RunDir
 from autotelic.evaluation import StrategyFigures, strategy_figures, strategy_page
+from autotelic.graphs.actions import opened_suite
 from autotelic.graphs.refining import answer_suite_by
 from autotelic.store import EvaluationRow, Ledger, StrategyRow
 
@@ -32,13 +32,16 @@ STRATEGIES = (
 )
 
 
-async def answered(run: Path, names: list[str], count: int, bars: Bars) -> dict[str, dict[str, list[StrategyRow]]]:
+async def answered(
+    run: Path, sides: list[str], names: list[str], count: int, bars: Bars
+) -> dict[str, dict[str, list[StrategyRow]]]:
     """Return the rows of a run by side (`base`, `champion`) and strategy."""
     ledger = Ledger(RunDir(run).require().ledger)
     last, champion = max(ledger.column(EvaluationRow, "round", suite="fresh")), ledger.champion().number
     ledger.close()
     found: dict[str, dict[str, list[StrategyRow]]] = {}
-    for side, policy in (("base", 0), ("champion", champion)):
+    for side in sides:
+        policy = 0 if side == "base" else champion
         async with opened_suite(run, f"fresh:{last}", policy, memory=False, progress=bars) as (s, asked):
             found[side] = {
                 name: await answer_suite_by(s, name, asked.suite, asked.round, policy, limit=count) for name in names
@@ -64,12 +67,13 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="finished runs")
     parser.add_argument("--tasks", type=int, default=200, help="tasks of each run")
     parser.add_argument("--strategies", default=STRATEGIES, help="what is compared; the first is compared with")
+    parser.add_argument("--sides", default="base,champion", choices=["base", "champion", "base,champion"])
     given = parser.parse_args()
     names = split_strategies(given.strategies)
-    sides: dict[str, dict[str, list[StrategyRow]]] = {"base": {}, "champion": {}}
+    sides: dict[str, dict[str, list[StrategyRow]]] = {side: {} for side in given.sides.split(",")}
     with Bars() as bars:
         for run in given.runs:
-            for side, rows in asyncio.run(answered(run, names, given.tasks, bars)).items():
+            for side, rows in asyncio.run(answered(run, list(sides), names, given.tasks, bars)).items():
                 for name, own in rows.items():
                     # Two runs may hold the same task: here it counts once for each.
                     marked = [StrategyRow(**row.model_dump() | {"task_id": f"{run}/{row.task_id}"}) for row in own]
@@ -77,12 +81,13 @@ def main() -> None:
     figures = {side: strategy_figures(rows) for side, rows in sides.items()}
     for side, found in figures.items():
         show(side, found)
-    n = len(sides["champion"][names[0]])
+    shown = "champion" if "champion" in sides else "base"
+    n = len(sides[shown][names[0]])
     page = given.runs[0].parent / "strategies.html"
-    page.write_text(strategy_page(figures["champion"], f"Champions of {len(given.runs)} runs, {n} tasks"))
+    page.write_text(strategy_page(figures[shown], f"{shown.capitalize()} of {len(given.runs)} runs, {n} tasks"))
     print(f"\n{page}")
     shares = {side: {f.strategy: f.accuracy.mean for f in found if f.accuracy} for side, found in figures.items()}
-    direct, best = shares["champion"][names[0]], max(shares["champion"].values())
+    direct, best = shares[shown][names[0]], max(shares[shown].values())
     print(json.dumps({"ratio": best / direct if direct else None, "tasks": n, "accuracy": shares}))
 
 
