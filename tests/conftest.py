@@ -1,4 +1,4 @@
-"""Which tests one worker runs together: the sandbox's count processes, the training room's share a trained model."""
+"""Which tests one worker runs, one after the other: what counts processes, and what keeps both cores busy by itself."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-TOGETHER = {"sandbox", "training"}
+TOGETHER = {"sandbox": "sandbox", "training": "model", "e2e": "model"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if (room := item.path.relative_to(HERE).parts[0]) in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(room))
+        if group := TOGETHER.get(item.path.relative_to(HERE).parts[0]):
+            item.add_marker(pytest.mark.xdist_group(group))

@@ -47,10 +47,11 @@ def test_what_is_forgotten_is_gone_and_does_not_come_back(copied: Path, tmp_path
     marks = [victim["question"].encode(), victim["id"].encode()]
     assert run("forget", copied, victim["id"]).exit_code == 1, "nobody said yes"
     assert data("forget", copied, victim["id"], "--yes") == {"forgotten": [victim["id"]]}
-    assert victim["id"] not in {one["id"] for one in data("list", copied, "--limit", 500)}
+    # Looked at before this process, which knows the text, opens the index again (see `Index.rebuild_apart`).
     for file in (copied / "memory").rglob("*"):
         if file.is_file():
             assert not any(mark in file.read_bytes() for mark in marks), file
+    assert victim["id"] not in {one["id"] for one in data("list", copied, "--limit", 500)}
     before = len(data("list", copied, "--limit", 500))
     assert run("import", copied, kept).stdout.startswith("0 of")
     assert len(data("list", copied, "--limit", 500)) == before
