@@ -45,24 +45,23 @@ wanted=$(cat pyproject.toml requirements/*.txt scripts/setup.sh | sha256sum | cu
 
 [ -x .venv/bin/python ] || { say "making .venv with $python"; "$python" -m venv .venv; }
 pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet --no-input)
-get=("${pip[@]}" install --no-compile)  # a module is compiled when it is first imported; most never are
-"${get[@]}" --upgrade 'pip>=26'
+"${pip[@]}" install --upgrade 'pip>=26'
 if [ $gpu = gpu ]; then
     say "installing for an NVIDIA GPU"
-    "${get[@]}" -e '.[train,memory,gym,sandbox,mcp,agents,chat,endpoint,draw,serve,dev]'
+    "${pip[@]}" install -e '.[train,memory,gym,sandbox,mcp,agents,chat,endpoint,draw,serve,dev]'
 else
     say "installing for a CPU (some minutes the first time)"
-    "${get[@]}" torch==2.13.0
+    "${pip[@]}" install torch==2.13.0
     all='.[train,memory,gym,sandbox,mcp,agents,chat,endpoint,draw,serve-cpu,dev]'
     if [ -f $lock ]; then
-        "${get[@]}" -c $lock -e "$all" || { say "$python needs other versions than $lock has"; "${get[@]}" -e "$all"; }
+        "${pip[@]}" install -c $lock -e "$all" || { say "$python needs other versions than $lock has"; "${pip[@]}" install -e "$all"; }
     else
-        "${get[@]}" -e "$all"
+        "${pip[@]}" install -e "$all"
         { echo '# What the project is tested with where there is no GPU. To choose anew: delete this and .venv, then `make setup`.'
           "${pip[@]}" freeze --exclude-editable | sed 's/+cpu$//'; } > $lock
     fi
-    "${get[@]}" --no-deps --require-hashes -r requirements/no-deps-cpu.txt
+    "${pip[@]}" install --no-deps --require-hashes -r requirements/no-deps-cpu.txt
 fi
-"${get[@]}" --no-deps --require-hashes -r requirements/no-deps.txt
+"${pip[@]}" install --no-deps --require-hashes -r requirements/no-deps.txt
 echo "$wanted" > $stamp
 say "ready"
