@@ -10,6 +10,7 @@ HERE = Path(__file__).parent
 TOGETHER = {"sandbox": "sandbox", "training": "model", "e2e": "model"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if group := TOGETHER.get(item.path.relative_to(HERE).parts[0]):
