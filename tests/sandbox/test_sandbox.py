@@ -4,10 +4,12 @@ import asyncio
 import json
 import os
 import shutil
+import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import pytest_asyncio
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from autotelic.core.errors import SandboxError, UsageError
 from autotelic.sandbox import Limits, Sandbox, _backend, canonical
+from autotelic.sandbox._worker import Worker
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -191,6 +194,24 @@ async def test_an_abandoned_call_does_not_answer_the_next(box: Sandbox) -> None:
             async with asyncio.timeout(0.05):
                 await box.run("import time\ntime.sleep(1)\n'late'")
     assert {(await box.run(f"{i}")).value for i in range(6)} == {str(i) for i in range(6)}
+
+
+@pytest.mark.parametrize("steps", range(4))
+async def test_given_up_while_it_starts_no_process_is_left(steps: int) -> None:
+    """Whatever of the start is still ahead: after so many turns of the loop nobody wants it any more."""
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def spawn(control: socket.socket, complaints: IO[bytes], seed: int) -> subprocess.Popen[bytes]:
+        begun.append(_backend.unsafe_local(Limits())(control, complaints, seed))
+        return begun[-1]
+
+    starting = asyncio.create_task(Worker.start(spawn, 0, "unsafe"))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert all(process.returncode is not None for process in begun)
 
 
 async def test_a_closed_sandbox_says_so() -> None:

@@ -35,13 +35,18 @@ _MAX_HEAD = 4096
 class Worker:
     """A zygote that answers one request at a time. After `dead` turns true it has to be replaced."""
 
-    def __init__(self, process: subprocess.Popen[bytes], seed: int, backend: str) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        control: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        seed: int,
+        backend: str,
+    ) -> None:
         self.seed = seed
         self.dead = False
         self._process = process
         self._backend = backend
-        self._reader: asyncio.StreamReader
-        self._writer: asyncio.StreamWriter
+        self._reader, self._writer = control
 
     @classmethod
     async def start(cls, spawn: Spawn, seed: int, backend: str) -> Worker:
@@ -55,12 +60,13 @@ class Worker:
         ours, theirs = socket.socketpair()
         with tempfile.TemporaryFile() as complaints:
             with theirs:
+                # Connected first: from the process' start on, whatever cancels us ends it.
+                control = await asyncio.open_unix_connection(sock=ours)
                 try:
-                    worker = cls(spawn(theirs, complaints, seed), seed, backend)
+                    worker = cls(spawn(theirs, complaints, seed), control, seed, backend)
                 except OSError as error:
-                    ours.close()
+                    control[1].close()
                     raise SandboxError(f"{backend} cannot be started: {error}") from error
-            worker._reader, worker._writer = await asyncio.open_unix_connection(sock=ours)
             try:
                 async with asyncio.timeout(_START_SECONDS):
                     await worker._reader.readexactly(4)
