@@ -28,7 +28,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 unit: setup
-	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not e2e" --durations=10
+	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not e2e" --ignore tests/e2e --ignore tests/training --durations=10
 
 e2e: setup browser
 	$(BIN)/pytest -q -n 2 --dist loadgroup -m e2e --durations=10

@@ -3,10 +3,11 @@
     .venv/bin/python benchmarks/strategies.py runs/seed0 runs/seed1 runs/seed2 [--tasks 200] [--strategies A,B]
 
 Each run is a finished self-play session. Its base and its champion answer the same tasks of its last fresh suite by
-each strategy; what the runs found is put together. A run's seed decides about tasks and sampling, so three runs with
-three seeds are three seeds here. Answers are rows of the run's ledger: what was cut off goes on.
+each strategy, also (`--sides base+memory`) with examples that the run remembered; what the runs found is put together.
+A run's seed decides about tasks and sampling, so three runs with three seeds are three seeds here. Answers are rows of
+the run's ledger: what was cut off goes on.
 
-Prints a table for the base and one for the champion, writes `strategies.html` (accuracy against tokens) beside the
+Prints a table for each side, writes `strategies.html` (accuracy against tokens) beside the
 first run, and as its last line one JSON object; its `ratio` is the best strategy's accuracy over that of the first.
 """
 
@@ -30,22 +31,26 @@ STRATEGIES = (
     "best_of(n=8),best_of(n=8, by='critic'),universal,contrastive,self_refine,reflexion,plan_and_solve,least_to_most,"
     "tree_of_thoughts,monte_carlo,debate,mixture,conversation,adapted(by='neighbours'),adapted(by='vote')"
 )
+SIDES = ("base", "base+memory", "champion", "champion+memory")
 
 
 async def answered(
     run: Path, sides: list[str], names: list[str], count: int, bars: Bars
 ) -> dict[str, dict[str, list[StrategyRow]]]:
-    """Return the rows of a run by side (`base`, `champion`) and strategy."""
+    """Return the rows of a run by side and strategy."""
     ledger = Ledger(RunDir(run).require().ledger)
     last, champion = max(ledger.column(EvaluationRow, "round", suite="fresh")), ledger.champion().number
     ledger.close()
     found: dict[str, dict[str, list[StrategyRow]]] = {}
     for side in sides:
-        policy = 0 if side == "base" else champion
-        async with opened_suite(run, f"fresh:{last}", policy, memory=False, progress=bars) as (s, asked):
-            found[side] = {
-                name: await answer_suite_by(s, name, asked.suite, asked.round, policy, limit=count) for name in names
-            }
+        who, _, help = side.partition("+")
+        policy = 0 if who == "base" else champion
+        async with opened_suite(run, f"fresh:{last}", policy, memory=bool(help), progress=bars) as (s, asked):
+            found[side] = {}
+            for name in names:
+                found[side][name] = await answer_suite_by(
+                    s, name, asked.suite, asked.round, policy, memory_of=asked.memory_of, limit=count
+                )
     return found
 
 
@@ -67,8 +72,10 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="finished runs")
     parser.add_argument("--tasks", type=int, default=200, help="tasks of each run")
     parser.add_argument("--strategies", default=STRATEGIES, help="what is compared; the first is compared with")
-    parser.add_argument("--sides", default="base,champion", choices=["base", "champion", "base,champion"])
+    parser.add_argument("--sides", default="base,champion", help=f"who answers, of {','.join(SIDES)}")
     given = parser.parse_args()
+    if unknown := set(given.sides.split(",")) - set(SIDES):
+        parser.error(f"there is no side {', '.join(sorted(unknown))}")
     names = split_strategies(given.strategies)
     sides: dict[str, dict[str, list[StrategyRow]]] = {side: {} for side in given.sides.split(",")}
     with Bars() as bars:
@@ -81,7 +88,7 @@ def main() -> None:
     figures = {side: strategy_figures(rows) for side, rows in sides.items()}
     for side, found in figures.items():
         show(side, found)
-    shown = "champion" if "champion" in sides else "base"
+    shown = "champion" if "champion" in sides else next(iter(sides))
     n = len(sides[shown][names[0]])
     page = given.runs[0].parent / "strategies.html"
     page.write_text(strategy_page(figures[shown], f"{shown.capitalize()} of {len(given.runs)} runs, {n} tasks"))

@@ -34,7 +34,7 @@ from autotelic.ui.browse import Runs
 from autotelic.ui.site import COOKIE, TOKEN_HEADER, Site
 from autotelic.ui.site_chat import ChatPages
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 WAYS = {
