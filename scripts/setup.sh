@@ -45,7 +45,7 @@ wanted=$(cat pyproject.toml requirements/*.txt scripts/setup.sh | sha256sum | cu
 
 [ -x .venv/bin/python ] || { say "making .venv with $python"; "$python" -m venv .venv; }
 pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet --no-input)
-"${pip[@]}" install --upgrade 'pip>=26'
+"${pip[@]}" install --upgrade pip
 if [ $gpu = gpu ]; then
     say "installing for an NVIDIA GPU"
     "${pip[@]}" install -e '.[train,memory,gym,sandbox,mcp,agents,chat,endpoint,draw,serve,dev]'
