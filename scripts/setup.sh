@@ -58,7 +58,7 @@ else
     else
         "${pip[@]}" install -e "$all"
         { echo '# What the project is tested with where there is no GPU. To choose anew: delete this and .venv, then `make setup`.'
-          "${pip[@]}" freeze --exclude-editable | sed 's/+cpu$//'; } > $lock
+          "${pip[@]}" freeze --all --exclude pip --exclude-editable | sed 's/+cpu$//'; } > $lock
     fi
     "${pip[@]}" install --no-deps --require-hashes -r requirements/no-deps-cpu.txt
 fi

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from configparser import ConfigParser
 from email.parser import Parser
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
+from packaging.requirements import Requirement
 
 import autotelic
 from autotelic.core.registry import register
@@ -42,6 +44,16 @@ def test_the_links_at_the_top_stand_and_point_inside(room: str) -> None:
     assert not link.readlink().is_absolute(), "a clone may lie anywhere"
     assert link.resolve() == ROOT / "src" / "autotelic" / room
     assert (link / "__init__.py").is_file()
+
+
+def test_the_locked_versions_are_versions_that_are_asked_for() -> None:
+    lines = (ROOT / "requirements" / "lock-cpu.txt").read_text().splitlines()
+    locked = dict(line.lower().replace("_", "-").split("==") for line in lines if not line.startswith("#"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *(one for name, some in extras.items() if name != "serve" for one in some)]
+    for one in map(Requirement, asked):
+        assert one.specifier.contains(locked[one.name.lower().replace("_", "-")]), one
 
 
 def test_import_is_light_and_silent(tmp_path: Path) -> None:
