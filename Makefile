@@ -28,10 +28,10 @@ lint: setup
 	$(BIN)/lint-imports
 
 unit: setup
-	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not e2e" --ignore tests/e2e --ignore tests/training --durations=10
+	$(BIN)/pytest -q -n 2 -m "not e2e" --ignore tests/e2e --ignore tests/training --durations=10
 
 e2e: setup browser
-	$(BIN)/pytest -q -n 2 --dist loadgroup -m e2e --durations=10
+	$(BIN)/pytest -q -n 2 -m e2e --durations=10
 
 clean:
 	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

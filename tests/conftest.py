@@ -5,16 +5,20 @@ Those of one file, which share what was made for them; those that count processe
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
-HERE = Path(__file__).parent
 TOGETHER = {"sandbox": "sandbox", "training": "model", "e2e": "model"}
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        path = item.path.relative_to(HERE)
-        item.add_marker(pytest.mark.xdist_group(TOGETHER.get(path.parts[0], str(path))))
+class ByRoom(LoadScopeScheduling):  # type: ignore[misc]
+    """Keeps the files of some rooms together, and the tests of every other file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return TOGETHER.get(path.split("/")[1], path)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByRoom:
+    return ByRoom(config, log)
