@@ -9,7 +9,7 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-TOGETHER = {"sandbox": "sandbox", "training": "model", "e2e": "model"}
+TOGETHER = {"sandbox", "training", "e2e"}
 
 
 class ByRoom(LoadScopeScheduling):  # type: ignore[misc]
@@ -17,7 +17,8 @@ class ByRoom(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        return TOGETHER.get(path.split("/")[1], path)
+        room = path.split("/")[1]
+        return room if room in TOGETHER else path
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByRoom:

@@ -29,6 +29,8 @@ from autotelic.store import (
 )
 from autotelic.training import TrainingJob, TrainingResult
 
+pytestmark = pytest.mark.e2e
+
 Play = Callable[..., tuple[Outcome, Ledger]]
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
@@ -49,7 +51,6 @@ BRIEF: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.e2e
 def test_on_shuffled_labels_nothing_is_promoted_in_ten_rounds(play: Play, seed: int) -> None:
     outcome, ledger = play(small(**BRIEF, seed=seed), trainer=ShufflingTrainer)
     assert outcome == Outcome(champion=0, stop="rounds")
@@ -105,7 +106,6 @@ def test_an_answer_given_before_there_is_a_question_counts_for_nothing(play: Pla
     assert outcome.stop == "waiting"
 
 
-@pytest.mark.e2e
 def test_the_question_survives_the_process(play: Play, tmp_path: Path, model: Path) -> None:
     play(small(**ASKING))
     driver = [sys.executable, str(Path(__file__).with_name("driver.py")), "--cli", str(model)]
@@ -289,7 +289,6 @@ def test_a_promotion_by_hand_in_between_holds(play: Play) -> None:
     assert ledger.count(EvaluationRow, suite="sealed", policy=outcome.champion) == small().evaluate.sealed
 
 
-@pytest.mark.e2e
 def test_the_regression_suite_is_what_others_than_the_champion_failed(play: Play) -> None:
     _, ledger = play(small(rounds=3, evaluate={"regression": 50}))
     champions = {g.round: g.champion for g in ledger.rows(GateRow)}

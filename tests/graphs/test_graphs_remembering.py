@@ -17,6 +17,8 @@ from autotelic.graphs import Outcome
 from autotelic.memory import Lesson, Memory
 from autotelic.store import EpisodeRow, ExampleRow, Ledger
 
+pytestmark = pytest.mark.e2e
+
 LIFE = small(memory={"lessons": 1, "new_lessons": 4, "consolidate": True})
 ADVICE = "Advice from experience:"
 
@@ -60,7 +62,6 @@ def test_what_a_promoted_policy_does_alone_leaves_its_prompts_and_can_be_restore
     assert sum(row["out_of_sight"].get("consolidated", 0) for row in remembered(run, "stats", run)) == 0
 
 
-@pytest.mark.e2e
 def test_cut_off_in_the_middle_it_comes_to_the_same(
     play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,8 @@ from autotelic.serving import Gateway, Sampling, ScriptedBackend
 from autotelic.store import EpisodeRow, EvaluationRow, ExampleRow, Ledger, ToolCallRow
 from autotelic.tools import Tool, Toolbox, open_toolbox
 
+pytestmark = pytest.mark.e2e
+
 Play = Callable[..., tuple[Outcome, Ledger]]
 ROOT = Path(__file__).parents[2]
 FILE = """

@@ -32,7 +32,7 @@ from autotelic.serving import Gateway, Sampling, ScriptedBackend
 from autotelic.store import Ledger, SkillRow, TrialRow
 from autotelic.tools import Tool, Toolbox
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
 FAMILY, TASKS = "spell_backward", 40
 EXAMPLES = [("Spell this word backward: sun", "nus")]
