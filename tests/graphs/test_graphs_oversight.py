@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -51,6 +54,44 @@ def test_what_was_asked_is_not_asked_again(ledger: Ledger) -> None:
         answer(ledger, row.id, False)
     with pytest.raises(UsageError, match="no request 'forged'"):
         answer(ledger, "forged", True)
+
+
+def test_an_answer_that_was_cut_off_leaves_the_request_open(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = request(ledger, "promotion", "policy-1", QUESTION)
+
+    class Killed(BaseException):
+        pass
+
+    def killed() -> str:
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr("autotelic.graphs.oversight.getpass.getuser", killed)
+        answer(ledger, row.id, False)
+    assert ledger.column(ApprovalRow, "answer") == [None] and not ledger.count(DecisionRow)
+    assert answer(ledger, row.id, True).answer and check_log(ledger) == 1
+    (answered,) = ledger.rows(ApprovalRow)
+    assert answered.answer is True and answered.answered_at
+
+
+def test_many_who_answer_at_once_make_one_decision(ledger: Ledger, tmp_path: Path) -> None:
+    rows = [request(ledger, "promotion", f"policy-{number}", QUESTION) for number in range(6)]
+    together = Barrier(8)
+
+    def say(number: int) -> int:
+        mine, made = Ledger(tmp_path / "ledger.sqlite"), 0
+        together.wait()
+        for row in rows:
+            with suppress(UsageError):
+                made += answer(mine, row.id, number % 2 == 0) is not None
+        mine.close()
+        return made
+
+    with ThreadPoolExecutor(8) as people:
+        assert sum(people.map(say, range(8))) == len(rows)
+    assert check_log(ledger) == len(rows)
+    said = {one.approval: one.answer for one in ledger.rows(DecisionRow)}
+    assert said == {one.id: one.answer for one in ledger.rows(ApprovalRow)}
 
 
 def answering(said: Any, asked: dict[str, Any]) -> Any:

@@ -17,7 +17,7 @@ from tests.ui.test_ui_site import KEY, make_run
 from autotelic.core.config import dump_config, load_config
 from autotelic.core.run_dir import RunDir
 from autotelic.graphs import Config
-from autotelic.graphs.library import open_library
+from autotelic.graphs.holdings import open_library
 from autotelic.graphs.oversight import answer, check_log, request
 from autotelic.memory import Lesson, Skill, glance
 from autotelic.store import AlarmRow, ApprovalRow, DecisionRow, GateRow, Ledger, PolicyRow, RunRow

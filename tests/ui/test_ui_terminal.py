@@ -43,6 +43,7 @@ class Screen:
         self.screen = pyte.HistoryScreen(80, 24, history=1000)
         self._stream = pyte.ByteStream(self.screen)
         self.raw = b""
+        self._arguments = arguments
         self.pid, self._line = pty.fork()
         if self.pid == 0:
             os.environ.update({"TERM": "xterm-256color", **environment})
@@ -50,7 +51,14 @@ class Screen:
         fcntl.ioctl(self._line, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
 
     def type(self, keys: str) -> None:
+        """Press keys; all but Ctrl-C when the chat reads keys, for between two prompts Ctrl-D is the terminal's."""
+        anytime = keys == "\x03" or "--plain" in self._arguments
+        self.until(lambda: anytime or not self._by_lines(), "the prompt")
         os.write(self._line, keys.encode())
+
+    def _by_lines(self) -> bool:
+        modes: int = termios.tcgetattr(self._line)[3]
+        return bool(modes & termios.ICANON)
 
     @property
     def text(self) -> str:
@@ -81,8 +89,9 @@ class Screen:
 
     def end(self) -> int:
         """Wait until the process has ended; return its status."""
-        while self.read(10):
-            pass
+        ends = time.monotonic() + 60
+        while self.read(0.2):
+            assert time.monotonic() < ends, f"it does not end; there is:\n{self.text}"
         pid, self.pid = self.pid, 0
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 

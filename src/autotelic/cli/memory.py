@@ -131,7 +131,7 @@ def forget_memory(
 
     async def work() -> list[str]:
         from autotelic.core.run_dir import RunDir
-        from autotelic.graphs.library import forget_items
+        from autotelic.graphs.holdings import forget_items
 
         async with opened(run) as (found, ledger):
             return await forget_items(RunDir(run), found, ledger, ids)
@@ -197,7 +197,7 @@ def memory_stats(run: RunArgument, as_json: JsonOption = False) -> None:
 @asynccontextmanager
 async def opened(run: Path) -> AsyncIterator[tuple[Memory, Ledger]]:
     """Open a run's memory and ledger, as their only user."""
-    from autotelic.graphs.library import open_library
+    from autotelic.graphs.holdings import open_library
 
     async with open_library(run) as found:
         yield found
@@ -226,13 +226,13 @@ def _list(found: list[Any], as_json: bool, why: dict[str, str]) -> None:
 
 
 async def _known(memory: Memory, ids: list[str]) -> list[Any]:
-    from autotelic.graphs.library import known_items
+    from autotelic.graphs.holdings import known_items
 
     return await known_items(memory, ids)
 
 
 def _worth(ledger: Ledger) -> dict[str, Usefulness]:
-    from autotelic.graphs.library import worth_of
+    from autotelic.graphs.holdings import worth_of
 
     return worth_of(ledger)
 

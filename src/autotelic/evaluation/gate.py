@@ -16,6 +16,8 @@ The margins are per round: many small falls are not the gate's business but `ala
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import Field
 
 from autotelic.core.words import Frozen
@@ -68,15 +70,14 @@ def decide(
         regression: past failures; `None` while there are none.
         safety: scores where 1 is safe; `None` where no safety suite is configured.
     """
-    tests = [
-        _gained(config, fresh),
-        _held("frozen", frozen, config.frozen_margin, config, required=True),
-        _held("regression", regression, config.regression_margin, config, required=False),
-        _held("safety", safety, config.safety_margin, config, required=False),
-    ]
-    made = [t for t in tests if t is not None]
-    blocking = [reason for ok, reason in made if not ok]
-    return Decision(promote=not blocking, reasons=(*blocking, *(reason for ok, reason in made if ok)))
+    return _all_of(
+        [
+            _gained(config, fresh),
+            _held("frozen", frozen, config.frozen_margin, config, required=True),
+            _held("regression", regression, config.regression_margin, config, required=False),
+            _held("safety", safety, config.safety_margin, config, required=False),
+        ]
+    )
 
 
 def decide_wanted(
@@ -90,11 +91,17 @@ def decide_wanted(
         frozen: see `decide`.
         regression: see `decide`.
     """
-    tests = [
-        _held("fresh", fresh, config.frozen_margin, config, required=True),
-        _held("frozen", frozen, config.frozen_margin, config, required=True),
-        _held("regression", regression, config.regression_margin, config, required=False),
-    ]
+    return _all_of(
+        [
+            _held("fresh", fresh, config.frozen_margin, config, required=True),
+            _held("frozen", frozen, config.frozen_margin, config, required=True),
+            _held("regression", regression, config.regression_margin, config, required=False),
+        ]
+    )
+
+
+def _all_of(tests: Sequence[tuple[bool, str] | None]) -> Decision:
+    """Decide by all tests that were made; what stands in the way is said first."""
     made = [t for t in tests if t is not None]
     blocking = [reason for ok, reason in made if not ok]
     return Decision(promote=not blocking, reasons=(*blocking, *(reason for ok, reason in made if ok)))

@@ -62,28 +62,29 @@ def answer(ledger: Ledger, id: str, yes: bool, *, by: str = "", why: str = "") -
     if row is None:
         known = ", ".join(one.id for one in ledger.rows(ApprovalRow, answer=None)) or "none"
         raise UsageError(f"there is no request {id!r}. Open ones: {known}.")
-    if row.answer is not None:
-        said = "approved" if row.answer else "refused"
+
+    def make(last: DecisionRow | None) -> DecisionRow:
+        decision = DecisionRow(
+            number=last.number + 1 if last else 1,
+            approval=row.id,
+            kind=row.kind,
+            subject=row.subject,
+            question=row.question,
+            answer=yes,
+            by=by or _user(),
+            why=why,
+            at=round(time.time(), 3),
+            before=last.hash if last else _FIRST,
+            hash="",
+        )
+        decision.hash = _hash(decision)
+        return decision
+
+    decision = ledger.conclude(row.id, yes, make)
+    if decision is None:
+        (before,) = ledger.column(ApprovalRow, "answer", id=row.id)
+        said = "approved" if before else "refused"
         raise UsageError(f"{row.subject} was {said} before. A decision stands; a later one is about something else.")
-    last = _last(ledger)
-    decision = DecisionRow(
-        number=last.number + 1 if last else 1,
-        approval=row.id,
-        kind=row.kind,
-        subject=row.subject,
-        question=row.question,
-        answer=yes,
-        by=by or _user(),
-        why=why,
-        at=round(time.time(), 3),
-        before=last.hash if last else _FIRST,
-        hash="",
-    )
-    decision.hash = _hash(decision)
-    if not ledger.add([decision]):
-        raise UsageError("another decision was made in this moment. Look at it, and answer again.")
-    row.answer, row.answered_at = yes, decision.at
-    ledger.put(row)
     return decision
 
 

@@ -7,20 +7,20 @@ itself, and nothing is deleted but what people said and take back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import delete, event, func
+from sqlalchemy import delete, event, func, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
-from sqlmodel import Session, SQLModel, create_engine, select
+from sqlmodel import Session, SQLModel, col, create_engine, select
 
 from autotelic.core.errors import StoreError
 from autotelic.core.words import PolicyState, Task
-from autotelic.store.tables import NodeRow, PolicyRow, SuiteRow, TaskRow
+from autotelic.store.tables import ApprovalRow, DecisionRow, NodeRow, PolicyRow, SuiteRow, TaskRow
 
 __all__ = ["Ledger"]
 
@@ -85,6 +85,33 @@ class Ledger:
         with self.session() as session:
             session.connection().execute(delete(table).where(*_conditions(table, equals)))
             session.add_all(list(rows))
+
+    def conclude(
+        self, approval: str, answer: bool, make: Callable[[DecisionRow | None], DecisionRow]
+    ) -> DecisionRow | None:
+        """Answer an open request and write the decision into the log, both or neither.
+
+        Args:
+            approval: id of the request.
+            answer: the answer.
+            make: gives the decision, from the last one before it.
+
+        Returns:
+            The decision; `None` if the request was answered before.
+        """
+        still_open = (col(ApprovalRow.id) == approval, col(ApprovalRow.answer).is_(None))
+        with self.session() as session:
+            # Written before anything is read: other writers wait until the end, and none makes the same number.
+            taken = session.connection().execute(update(ApprovalRow).where(*still_open).values(answer=answer))
+            if not taken.rowcount:
+                return None
+            last = session.exec(select(DecisionRow).order_by(col(DecisionRow.number).desc())).first()
+            decision = make(last)
+            session.connection().execute(
+                update(ApprovalRow).where(col(ApprovalRow.id) == approval).values(answered_at=decision.at)
+            )
+            session.add(decision)
+        return decision
 
     def rows(self, table: type[R], *, order: str | Sequence[str] = (), **equals: Any) -> list[R]:
         """Return the rows whose columns equal the given values; a list, tuple or set means "one of"."""

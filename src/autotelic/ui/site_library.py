@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from autotelic.core.errors import UsageError, Waiting
 from autotelic.core.run_dir import RunDir
-from autotelic.graphs.library import forget_items, known_items, last_round, open_library, worth_of
+from autotelic.graphs.holdings import forget_items, known_items, last_round, open_library, worth_of
 from autotelic.graphs.skill_library import pin_skill
 from autotelic.memory import KINDS, Memory, Query, glance
 from autotelic.store import Ledger, SkillRow

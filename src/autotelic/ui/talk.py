@@ -29,7 +29,7 @@ from autotelic.graphs.chatting import (
     Wrong,
 )
 from autotelic.graphs.feedback import keep_feedback
-from autotelic.graphs.library import forget_items
+from autotelic.graphs.holdings import forget_items
 from autotelic.graphs.running import Event
 from autotelic.memory import Demonstration, Item, Lesson, Memory, Query
 from autotelic.ui.names import read_name
