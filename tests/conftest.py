@@ -21,5 +21,6 @@ class ByRoom(LoadScopeScheduling):  # type: ignore[misc]
         return room if room in TOGETHER else path
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByRoom:
     return ByRoom(config, log)

@@ -17,6 +17,7 @@ from tests.graphs.simulated import small
 from typer.testing import CliRunner, Result
 
 from autotelic.cli.app import app
+from autotelic.core.config import dump_config, load_config
 from autotelic.core.errors import StoreError, UsageError
 from autotelic.graphs import Config, Outcome
 from autotelic.graphs.oversight import answer, check_log, decided, log_head, request
@@ -170,6 +171,26 @@ def test_a_person_starts_each_training_or_does_not(play: Callable[..., tuple[Out
         ("round-1", False),
         ("round-2", True),
     ]
+
+
+def test_a_person_starts_a_training_by_command_too(copied: Path) -> None:
+    config = load_config(Config, copied / "config.yaml")
+    dump_config(config.model_copy(update={"oversight": ("training", "promotion")}), copied / "config.yaml")
+    ledger = Ledger(copied / "ledger.sqlite")
+    policies = ledger.count(PolicyRow)
+    waiting = invoke("train", copied, "--json")
+    assert waiting.exit_code == 3 and json.loads(waiting.stdout)["waiting"]["ask"].startswith("train on ")
+    refused = invoke("train", copied, "--refuse")
+    assert refused.exit_code == 0 and "nothing was trained" in refused.stdout and ledger.count(PolicyRow) == policies
+    round = json.loads(waiting.stdout)["round"]
+    again = json.loads(invoke("train", copied, "--json").stdout)
+    assert again["round"] == round + 1, "what was refused is not asked again"
+    (request,) = ledger.rows(ApprovalRow, answer=None)
+    answer(ledger, request.id, True)
+    made = json.loads(invoke("train", copied, "--json").stdout)
+    assert ledger.count(PolicyRow, round=round + 1) == 1
+    assert made["promoted"] is False or made["waiting"]["ask"].startswith("promote"), "who lets train has not promoted"
+    ledger.close()
 
 
 def test_a_tool_that_writes_is_used_when_a_person_said_so(

@@ -163,8 +163,9 @@ def train(
     if "waiting" in found:
         show(found, as_json, f"waiting for a person: {found['waiting']}")
         raise typer.Exit(3)
+    made = "nothing was trained" if found["candidate"] is None else f"policy-{found['candidate']}"
     verdict = "promoted" if found["promoted"] else "not promoted"
-    show(found, as_json, "\n".join([f"policy-{found['candidate']}: {verdict}", *found["reasons"]]))
+    show(found, as_json, "\n".join([f"{made}: {verdict}", *found["reasons"]]))
 
 
 app.command("run")(run_graph)

@@ -21,9 +21,9 @@ from autotelic.evaluation import accuracy, answers, constant_baselines, overall_
 from autotelic.graphs.config import Config
 from autotelic.graphs.curation import curate_feedback
 from autotelic.graphs.evaluating import answer_suite, evaluate, fresh_suite, gate
-from autotelic.graphs.learning import deliver, train
+from autotelic.graphs.learning import deliver, may_train, train
 from autotelic.graphs.session import Session, open_session
-from autotelic.store import DeliveryRow, ExampleRow, GateRow, Ledger, NodeRow, PolicyRow, RunRow, SuiteRow
+from autotelic.store import ApprovalRow, DeliveryRow, ExampleRow, GateRow, Ledger, NodeRow, PolicyRow, RunRow, SuiteRow
 
 __all__ = [
     "Asked",
@@ -124,7 +124,8 @@ async def train_candidate(
     """Train one more candidate from the champion on curated rows; prove, measure and gate it as a new round.
 
     A round that was begun so and cut off is finished first. Where a person is asked and has not answered, what comes
-    back has `waiting`, the question; the same call with an answer goes on from there.
+    back has `waiting`, the question; the same call with an answer goes on from there. An answer is for one question:
+    who approves a training has not seen what it comes to.
 
     Args:
         run: directory of a run that has ended.
@@ -141,15 +142,22 @@ async def train_candidate(
             raise UsageError(f"the run {run} has not ended. Finish it first: autotelic self-play CONFIG --run {run}")
         champion = s.ledger.champion().number
         new = s.round = _cut_off(s.ledger) or (_said(s, champion) if feedback else _copy_examples(s.ledger, round))
-        wanted = bool(s.ledger.count(ExampleRow, round=new, origin="said"))
-        await fresh_suite(s, new)
-        made = await train(s, new, champion)
-        delivered = await deliver(s, champion, made["candidate"], made["finished_at"])
-        s.note("deliver", delivered)
-        if "unchanged" not in delivered:
-            await evaluate(s, new, champion, made["candidate"])
+        wanted, ask = bool(s.ledger.count(ExampleRow, round=new, origin="said")), _answer(approve)
         try:
-            await gate(s, new, champion, made["candidate"], _answer(approve), wanted=wanted)
+            if not may_train(s, new, ask):
+                return {
+                    "round": new,
+                    "candidate": None,
+                    "promoted": False,
+                    "reasons": ["a person refused the training"],
+                }
+            await fresh_suite(s, new)
+            made = await train(s, new, champion)
+            delivered = await deliver(s, champion, made["candidate"], made["finished_at"])
+            s.note("deliver", delivered)
+            if "unchanged" not in delivered:
+                await evaluate(s, new, champion, made["candidate"])
+            await gate(s, new, champion, made["candidate"], ask, wanted=wanted)
         except _Waiting as waiting:
             return {"round": new, "waiting": waiting.question}
         decided = s.ledger.get(GateRow, new)
@@ -160,7 +168,9 @@ async def train_candidate(
 def _cut_off(ledger: Ledger) -> int | None:
     """The round of an earlier `train_candidate` that did not come to its end."""
     begun = set(ledger.column(ExampleRow, "round")) - set(ledger.column(NodeRow, "round", node="curate"))
-    return max(begun - set(ledger.column(GateRow, "round")), default=None)
+    refused = set(ledger.column(ApprovalRow, "subject", kind="training", answer=False))
+    ended = {*ledger.column(GateRow, "round"), *(round for round in begun if f"round-{round}" in refused)}
+    return max(begun - ended, default=None)
 
 
 def _said(s: Session, champion: int) -> int:
@@ -193,10 +203,12 @@ class _Waiting(Exception):
 
 
 def _answer(approve: bool | None) -> Callable[[dict[str, Any]], bool]:
+    given = [] if approve is None else [approve]
+
     def ask(question: dict[str, Any]) -> bool:
-        if approve is None:
+        if not given:
             raise _Waiting(question)
-        return approve
+        return given.pop()
 
     return ask
 
