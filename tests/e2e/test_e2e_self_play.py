@@ -57,7 +57,7 @@ CONFIG = Config.model_validate(
         "curate": {"min_examples": 2, "reviews": 4},
         "train": {"settings": {"epochs": 4, "batch_size": 4, "warmup_ratio": 0.0}},
         "feedback": {"settings": {"epochs": 4}},
-        "evaluate": {"fresh": 16, "frozen": 9, "sealed": 9, "two_by_two": 4},
+        "evaluate": {"fresh": 16, "frozen": 6, "sealed": 9, "two_by_two": 4},
         "gate": {"min_tasks": 16},
         "serving": {"kv_cache_gib": 1.0},
     }
