@@ -64,6 +64,7 @@ def test_import_is_light_and_silent(tmp_path: Path) -> None:
     assert python("import autotelic", path=ROOT / "src", cwd=tmp_path) == ""
 
 
+@pytest.mark.e2e
 def test_public_names_come_on_first_use(tmp_path: Path) -> None:
     assert autotelic.register is register
     assert set(autotelic.__all__) >= {"Config", "SelfPlay", "register", "__version__"}
@@ -74,6 +75,7 @@ def test_public_names_come_on_first_use(tmp_path: Path) -> None:
     assert said == [word for name in autotelic.__all__ for word in (name, "True")]
 
 
+@pytest.mark.e2e
 def test_importing_the_graphs_does_not_load_what_trains_or_serves(tmp_path: Path) -> None:
     """Configs are checked and reports are made without torch, vLLM and Chroma."""
     code = "import autotelic.graphs, autotelic.cli; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
@@ -127,6 +129,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path)
     assert {name.partition("/")[0] for name in held} == {"autotelic"}, "no second copy under a bare name"
 
 
+@pytest.mark.e2e
 def test_a_wheel_from_the_source_distribution_is_the_same(wheel: Path, tmp_path: Path) -> None:
     with tarfile.open(build(SdistBuilder, ROOT, tmp_path)) as archive:
         archive.extractall(tmp_path, filter="data")
@@ -135,6 +138,7 @@ def test_a_wheel_from_the_source_distribution_is_the_same(wheel: Path, tmp_path:
     assert names(build(WheelBuilder, source, tmp_path)) == names(wheel)
 
 
+@pytest.mark.e2e
 def test_the_wheel_says_what_it_is(installed: Path) -> None:
     [info] = installed.glob("*.dist-info")
     metadata = Parser().parsestr((info / "METADATA").read_text())
@@ -148,6 +152,7 @@ def test_the_wheel_says_what_it_is(installed: Path) -> None:
     assert points["console_scripts"]["autotelic"] == "autotelic.cli:main"
 
 
+@pytest.mark.e2e
 def test_the_base_installation_asks_for_nothing_heavy(installed: Path) -> None:
     [info] = installed.glob("*.dist-info")
     required = Parser().parsestr((info / "METADATA").read_text()).get_all("Requires-Dist") or []
@@ -156,6 +161,7 @@ def test_the_base_installation_asks_for_nothing_heavy(installed: Path) -> None:
     assert not [line for line in base if line.startswith(("torch", "vllm", "chromadb", "transformers", "trl"))]
 
 
+@pytest.mark.e2e
 def test_the_wheel_works_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     code = """
 import autotelic, autotelic.cli, autotelic.serving, autotelic.evaluation

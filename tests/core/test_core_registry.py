@@ -4,6 +4,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -176,7 +177,13 @@ def test_an_unknown_kind_is_refused(call: Callable[[str], object]) -> None:
 # -- what is built in
 
 
-@pytest.mark.parametrize(("kind", "name"), sorted(registry._builtin))
+def built_in() -> Iterator[Any]:
+    """All of it; DPO brings TRL with it, which takes its time."""
+    for one in sorted(registry._builtin):
+        yield pytest.param(*one, marks=[pytest.mark.e2e] if one == ("method", "dpo") else [])
+
+
+@pytest.mark.parametrize(("kind", "name"), list(built_in()))
 def test_what_is_built_in_can_be_imported(kind: registry.Kind, name: str) -> None:
     target = registry._builtin[(kind, name)]
     thing = lookup(kind, name)

@@ -14,6 +14,8 @@ from autotelic.core.words import Role, TrainingExample
 from autotelic.graphs import Outcome
 from autotelic.store import EpisodeRow, EvaluationRow, Ledger, ToolCallRow
 
+pytestmark = pytest.mark.e2e
+
 Play = Callable[..., tuple[Outcome, Ledger]]
 AGENT = '''
 from langchain.agents import create_agent
@@ -73,7 +75,6 @@ def agent_file(tmp_path: Path, text: str) -> str:
     return str(file)
 
 
-@pytest.mark.e2e
 def test_an_agent_with_tools_is_recorded_and_trained(play: Play, tmp_path: Path) -> None:
     changes = {"solver": agent_file(tmp_path, AGENT) + ":agent", "solve": {"bare": 0.5, "samples": 3}}
     few = {"fresh": 14, "frozen": 4, "sealed": 2, "regression": 0, "two_by_two": 0}

@@ -21,6 +21,8 @@ from autotelic.cli import main
 from autotelic.environments import solved
 from autotelic.store import DeliveryRow, EvaluationRow, ExampleRow, GateRow, Ledger, PolicyRow
 
+pytestmark = pytest.mark.e2e
+
 Simulate = Callable[[type[SimulatedTrainer]], None]
 QUESTION = {"question": "Find the Greatest Common Divisor (GCD) of these numbers: 144, 124. Give only the GCD."}
 
@@ -197,7 +199,6 @@ class Elsewhere(BaseHTTPRequestHandler):
         self.wfile.write(b"data: [DONE]\n\n")
 
 
-@pytest.mark.e2e
 def test_run_asks_a_model_elsewhere() -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
     thread = threading.Thread(target=server.serve_forever)

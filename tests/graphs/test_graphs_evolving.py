@@ -28,6 +28,8 @@ from autotelic.graphs.strategy_solver import StrategySolver
 from autotelic.serving import Gateway, Sampling, ScriptedBackend, TooLong
 from autotelic.store import Ledger, PromptCallRow, PromptRow, StrategyRow
 
+pytestmark = pytest.mark.e2e
+
 BETTER = "Work it out twice before you answer."
 ASKED = "write a new instruction for the assistant"
 

@@ -170,6 +170,7 @@ async def test_another_embedder_embeds_everything_anew(tmp_path: Path) -> None:
     await again.aclose()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("moment", ["before_commit", "after_commit", "anywhere"])
 async def test_killed_while_adding_truth_and_index_agree_again(tmp_path: Path, moment: str) -> None:
     await asyncio.to_thread(_kill_an_adding_child, tmp_path, moment)

@@ -16,6 +16,8 @@ from autotelic.core.words import Message
 from autotelic.serving import Indistinguishable, LocalBackend, Sampling
 from autotelic.serving._weights import same_weights
 
+pytestmark = pytest.mark.e2e
+
 ASK = [Message(role="user", content="hi")]
 Wait = Callable[[Callable[[], bool]], None]
 Descendants = Callable[[int], dict[int, list[str]]]
