@@ -6,7 +6,6 @@ import asyncio
 import json
 import sqlite3
 import threading
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -230,9 +229,7 @@ async def test_sql_does_nothing_but_read(shop: Path, statement: str) -> None:
 @pytest.mark.e2e
 async def test_sql_that_never_ends_is_ended(shop: Path) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
-    began = time.monotonic()
     assert "interrupted" in (await sql(str(shop))({"statement": endless})).content
-    assert time.monotonic() - began < 60
 
 
 def test_tools_that_are_made_from_something_say_so(shop: Path) -> None:
