@@ -46,7 +46,12 @@ NOT_OF_MINE = ("/runs/{run}/report", "/runs/{run}/library/{id:path}")
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "resultTypes": ["violations"]}
 RUNS = ("mine", "lived")
 """One with hostile contents, and one that simulated parts have lived through."""
-BESIDES = ["/runs/{run}/trajectories/{id}?with={other}", "/runs/{run}/trajectories?right=true", "/chat?words=nothing"]
+BESIDES = [
+    "/runs/{run}/trajectories/{id}?with={other}",
+    "/runs/{run}/trajectories?role=proposer",
+    "/runs/{run}/trajectories?role=critic&right=true",
+    "/chat?words=nothing",
+]
 
 
 def routes() -> list[str]:

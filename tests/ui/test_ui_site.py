@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from autotelic.core.run_dir import RunDir
-from autotelic.store import EpisodeRow, Ledger, RunRow, TaskRow
+from autotelic.store import CritiqueRow, EpisodeRow, Ledger, ProposalRow, RunRow, TaskRow
 from autotelic.ui.browse import PAGE, Runs
 from autotelic.ui.guard import Bounds, Guard
 from autotelic.ui.site import COOKIE, TOKEN_HEADER, Site
@@ -128,6 +128,39 @@ async def test_a_hundred_thousand_trajectories_are_paged_in_the_ledger(opened: O
             (more,) = re.findall(r'rel="next" href="([^"]+)"', text)
             path = "/runs/mine/trajectories" + more.replace("&amp;", "&")
     assert len(seen) == len(set(seen)) == 3 * PAGE and seen == sorted(seen)
+
+
+async def test_trajectories_are_found_by_who_wrote_them(opened: Opened, tmp_path: Path) -> None:
+    make_run(tmp_path, "mine", 4)
+    ledger = Ledger(RunDir(tmp_path / "mine").ledger)
+    ledger.add(
+        ProposalRow(
+            id=f"p{index}", round=1, index=index, origin="proposer", policy=1, seed=0, text=f"written {index}",
+            messages=[{"role": "user", "content": "propose"}], reason="ok" if index else "broken",
+            task_id="t" if index else None, family="family7" if index else "",
+        )
+        for index in range(2)
+    )  # fmt: skip
+    for index, verdict in enumerate(("right", "wrong", None)):
+        row = CritiqueRow(trajectory_id=f"e00000{index}", round=1, policy=0, family="family1", truth=1.0, advice="look")
+        ledger.add([row.model_copy(update={"verdict": verdict, "reason": "ok" if verdict else "cut_off"})])
+    ledger.close()
+    async with opened() as client:
+
+        async def found(query: str) -> list[str]:
+            text = (await client.get(f"/runs/mine/trajectories?{query}")).text
+            return re.findall(r'trajectories/(\w+)"', text)
+
+        assert await found("role=proposer") == ["p0", "p1"]
+        assert await found("role=proposer&right=true&family=family7") == ["p1"]
+        assert await found("role=proposer&right=false") == ["p0"]
+        assert await found("role=critic") == ["e000000", "e000001", "e000002"]
+        assert await found("role=critic&right=true") == ["e000000"]
+        assert await found("role=critic&right=false") == ["e000001"], "one who says nothing is neither"
+        assert await found("role=solver&round=1") == await found("round=1") == ["e000001"]
+        assert (await client.get("/runs/mine/trajectories?role=nobody")).status_code == 404
+        page = (await client.get("/runs/mine/trajectories/p0")).text
+        assert "written 0" in page and "broken" in page and "proposer, policy-1" in page
 
 
 async def test_a_page_of_another_site_may_not_ask(opened: Opened, tmp_path: Path) -> None:

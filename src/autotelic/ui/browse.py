@@ -1,25 +1,19 @@
-"""What the browser app reads of a run: page by page out of the ledger, never a whole table.
-
-Pages of trajectories go by their ids: the next page begins after the last id of this one, so that page 2,000 costs
-what page 1 does.
-"""
+"""What the browser app reads of a run, page by page out of the ledger; trajectories are in a module of their own."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import func
 from sqlmodel import col, select
 
 from autotelic.core.run_dir import RunDir
-from autotelic.core.words import Frozen, Task
+from autotelic.core.words import Frozen
 from autotelic.store import (
     AlarmRow,
     ApprovalRow,
-    CritiqueRow,
     CurationRow,
     EpisodeRow,
     EvaluationRow,
@@ -28,14 +22,10 @@ from autotelic.store import (
     NodeRow,
     PolicyRow,
     RunRow,
-    TaskRow,
-    ToolCallRow,
 )
 
 __all__ = [
     "Fate",
-    "Filter",
-    "Listed",
     "NoRun",
     "Progress",
     "Runs",
@@ -43,57 +33,13 @@ __all__ = [
     "fates",
     "funnel",
     "holder",
-    "listed",
-    "newest",
-    "page",
     "progress",
     "rounds",
-    "trajectory",
-    "values",
 ]
 
 PAGE = 50
 """Rows of a page."""
-_PREVIEW = 160
 _NODES = ("propose", "solve", "critique", "curate", "train", "deliver", "evaluate", "gate")
-
-
-class Filter(Frozen):
-    """Which trajectories; `None` is any."""
-
-    round: int | None = None
-    """Round."""
-    family: str | None = None
-    """Family of the task."""
-    policy: int | None = None
-    """Policy that answered."""
-    reason: str | None = None
-    """How it ended, e.g. `ok`, `wrong`, `no_answer`."""
-    right: bool | None = None
-    """Whether the checker gave full marks."""
-    after: str = ""
-    """Id of the last row of the page before."""
-
-
-class Listed(Frozen):
-    """A trajectory in a list."""
-
-    id: str
-    """Its id."""
-    round: int
-    """Round."""
-    family: str
-    """Family of the task."""
-    policy: int
-    """Policy."""
-    score: float | None
-    """Checker's score."""
-    reason: str
-    """How it ended."""
-    question: str
-    """Beginning of the task."""
-    answer: str
-    """Beginning of the answer."""
 
 
 class Fate(Frozen):
@@ -201,74 +147,6 @@ def progress(run: RunDir, ledger: Ledger) -> Progress:
     )
 
 
-def page(ledger: Ledger, wanted: Filter) -> tuple[list[Listed], str | None, int]:
-    """Return a page of trajectories, the id that the next one begins after (`None` at the end), and how many match."""
-    conditions = _conditions(wanted)
-    ids = select(EpisodeRow.id).where(*conditions, EpisodeRow.id > wanted.after).order_by(EpisodeRow.id).limit(PAGE + 1)
-    with ledger.session() as session:
-        total = int(session.exec(select(func.count()).select_from(EpisodeRow).where(*conditions)).one())
-        found = list(session.exec(ids).all())
-    shown, more = found[:PAGE], len(found) > PAGE
-    return listed(ledger, shown), shown[-1] if more else None, total
-
-
-def newest(ledger: Ledger, most: int) -> list[str]:
-    """Return the ids of at most so many trajectories, those of the newest rounds first."""
-    asked = select(EpisodeRow.id).order_by(col(EpisodeRow.round).desc(), col(EpisodeRow.id)).limit(most)
-    with ledger.session() as session:
-        return list(session.exec(asked).all())
-
-
-def listed(ledger: Ledger, ids: list[str]) -> list[Listed]:
-    """Return these trajectories as a list shows them, in this order."""
-    rows = ledger.columns(
-        EpisodeRow,
-        "id",
-        "round",
-        "family",
-        "policy",
-        "score",
-        "reason",
-        "answer",
-        "text",
-        "task_id",
-        id=ids,
-    )
-    questions = dict(ledger.columns(TaskRow, "id", "question", id=[row[8] for row in rows]))
-    found = [
-        Listed(
-            id=row[0], round=row[1], family=row[2], policy=row[3], score=row[4], reason=row[5],
-            question=_short(questions.get(row[8], "")), answer=_short(row[6] if row[6] is not None else row[7]),
-        )
-        for row in rows
-    ]  # fmt: skip
-    return sorted(found, key=lambda one: ids.index(one.id))
-
-
-def values(ledger: Ledger) -> dict[str, list[Any]]:
-    """Return what trajectories can be filtered by: the values that occur, by column."""
-    with ledger.session() as session:
-        return {
-            name: sorted(session.exec(select(getattr(EpisodeRow, name)).distinct()).all())
-            for name in ("round", "family", "policy", "reason")
-        }
-
-
-def trajectory(ledger: Ledger, id: str) -> dict[str, Any] | None:
-    """Return all that is known of one trajectory: its row, task, calls, critiques, fate; `None` if there is none."""
-    row = ledger.get(EpisodeRow, id)
-    if row is None:
-        return None
-    task: Task | None = ledger.tasks([row.task_id]).get(row.task_id)
-    return {
-        "row": row,
-        "task": task,
-        "calls": ledger.rows(ToolCallRow, owner=id, order="index"),
-        "critiques": ledger.rows(CritiqueRow, trajectory_id=id),
-        "fates": ledger.rows(CurationRow, item_id=id),
-    }
-
-
 def funnel(ledger: Ledger, round: int) -> list[tuple[str, str, int]]:
     """Return role, reason and number of the items of a round, the kept first."""
     kinds = (col(CurationRow.role), col(CurationRow.reason), col(CurationRow.kept))
@@ -305,15 +183,6 @@ def decisions(ledger: Ledger) -> list[GateRow]:
     return ledger.rows(GateRow, order="round")[::-1]
 
 
-def _conditions(wanted: Filter) -> list[Any]:
-    equal = wanted.model_dump(exclude={"after", "right"}, exclude_none=True)
-    conditions: list[Any] = [getattr(EpisodeRow, name) == value for name, value in equal.items()]
-    if wanted.right is not None:
-        full = EpisodeRow.score == 1.0
-        conditions.append(full if wanted.right else (EpisodeRow.score < 1.0))  # type: ignore[operator]
-    return conditions
-
-
 def holder(run: RunDir) -> int | None:
     """Return the process that holds the run's lease, `None` if none does.
 
@@ -333,8 +202,3 @@ def _pace(nodes: list[NodeRow]) -> float | None:
     done = [node for node in nodes if node.node == "solve" and node.done]
     seconds = sum(node.seconds for node in done)
     return sum(float(node.detail.get("episodes", 0)) for node in done) / seconds if seconds else None
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _PREVIEW else line[: _PREVIEW - 1] + "…"

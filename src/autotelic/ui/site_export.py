@@ -15,7 +15,7 @@ from typing import Any
 from autotelic.core.errors import UsageError
 from autotelic.core.run_dir import RunDir
 from autotelic.store import EpisodeRow, Ledger
-from autotelic.ui import browse
+from autotelic.ui import browse, trajectories
 from autotelic.ui.browse import PAGE, Runs
 from autotelic.ui.links import Disk
 from autotelic.ui.pages import Pages, static
@@ -87,7 +87,7 @@ class _Export:
 
     def pages(self) -> Iterator[Page]:
         """Make every page."""
-        ids = browse.newest(self.ledger, self.most)
+        ids = trajectories.newest(self.ledger, self.most)
         pages = Pages(links=Disk(frozenset(ids)))
         above = Disk(frozenset(ids), "../")
 
@@ -104,7 +104,7 @@ class _Export:
         for file, data in self._lists(ids):
             yield page(file, "trajectories", "trajectories", title="Trajectories", **data)
         for id in ids:
-            found = browse.trajectory(self.ledger, id)
+            found = trajectories.trajectory(self.ledger, id)
             yield page(Disk.file(id), "trajectory", "trajectories", title="Trajectory", found=[found])
         for file, data in self._data():
             yield page(file, "data", "data", **data)
@@ -112,7 +112,7 @@ class _Export:
     def _lists(self, ids: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         total, starts = self.ledger.count(EpisodeRow), range(0, len(ids), PAGE)
         for number, start in enumerate(starts or [0], 1):
-            rows = browse.listed(self.ledger, ids[start : start + PAGE])
+            rows = trajectories.listed(self.ledger, ids[start : start + PAGE])
             ways = _ways("trajectories", number, start + PAGE < len(ids))
             yield _file("trajectories", number), {"rows": rows, "ways": ways, "total": total, "written": len(ids)}
 

@@ -19,8 +19,8 @@ from autotelic.core.words import PolicyState
 from autotelic.evaluation import build_progress, render_progress
 from autotelic.graphs.actions import describe_policies, describe_policy
 from autotelic.store import AlarmRow, EvaluationRow, GateRow, Ledger
-from autotelic.ui import browse
-from autotelic.ui.browse import Filter, Progress
+from autotelic.ui import browse, trajectories
+from autotelic.ui.browse import Progress
 
 if TYPE_CHECKING:
     from autotelic.ui.site import Site
@@ -106,12 +106,12 @@ class Reading:
         given = {name: value for name, value in request.query_params.items() if value != ""}
         name = request.path_params["run"]
         try:
-            wanted = Filter.model_validate(given)
+            wanted = trajectories.Filter.model_validate(given)
         except ValidationError:
             return self._site.missing("That is no filter.")
         with self._site.ledger(name) as (_, ledger):
-            rows, more, total = browse.page(ledger, wanted)
-            choices = browse.values(ledger)
+            rows, more, total = trajectories.page(ledger, wanted)
+            choices = trajectories.values(ledger, wanted.role)
         kept = {key: value for key, value in given.items() if key != "after"}
         ways = {
             "first": _query(kept) if wanted.after else None,
@@ -119,14 +119,14 @@ class Reading:
         }
         return self._site.page(
             "trajectories", title="Trajectories", run=name, here="trajectories",
-            wanted=wanted, rows=rows, ways=ways, total=total, written=total, choices=choices,
+            wanted=wanted, rows=rows, ways=ways, total=total, written=total, choices=choices, roles=trajectories.ROLES,
         )  # fmt: skip
 
     def trajectory(self, request: Request) -> Response:
         """One trajectory, or two beside one another."""
         name, ids = request.path_params["run"], [request.path_params["id"], request.query_params.get("with", "")]
         with self._site.ledger(name) as (_, ledger):
-            found = [one for id in ids if id and (one := browse.trajectory(ledger, id)) is not None]
+            found = [one for id in ids if id and (one := trajectories.trajectory(ledger, id)) is not None]
         if len(found) < len([id for id in ids if id]):
             return self._site.missing("There is no such trajectory.")
         return self._site.page("trajectory", title="Trajectory", run=name, here="trajectories", found=found)
