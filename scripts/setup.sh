@@ -45,23 +45,26 @@ wanted=$(cat pyproject.toml requirements/*.txt scripts/setup.sh | sha256sum | cu
 
 [ -x .venv/bin/python ] || { say "making .venv with $python"; "$python" -m venv .venv; }
 pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet --no-input)
-"${pip[@]}" install --upgrade pip
+install() { "${pip[@]}" install --no-compile "$@"; }  # pip compiles on one core; below it is done on all
+install --upgrade pip
 if [ $gpu = gpu ]; then
     say "installing for an NVIDIA GPU"
-    "${pip[@]}" install -e '.[train,memory,gym,sandbox,mcp,agents,chat,endpoint,draw,serve,dev]'
+    install -e '.[train,memory,gym,sandbox,mcp,agents,chat,endpoint,draw,serve,dev]'
 else
     say "installing for a CPU (some minutes the first time)"
-    "${pip[@]}" install torch==2.13.0
+    install torch==2.13.0
     all='.[train,memory,gym,sandbox,mcp,agents,chat,endpoint,draw,serve-cpu,dev]'
     if [ -f $lock ]; then
-        "${pip[@]}" install -c $lock -e "$all" || { say "$python needs other versions than $lock has"; "${pip[@]}" install -e "$all"; }
+        install -c $lock -e "$all" || { say "$python needs other versions than $lock has"; install -e "$all"; }
     else
-        "${pip[@]}" install -e "$all"
+        install -e "$all"
         { echo '# What the project is tested with where there is no GPU. To choose anew: delete this and .venv, then `make setup`.'
           "${pip[@]}" freeze --all --exclude pip --exclude-editable | sed 's/+cpu$//'; } > $lock
     fi
-    "${pip[@]}" install --no-deps --require-hashes -r requirements/no-deps-cpu.txt
+    install --no-deps --require-hashes -r requirements/no-deps-cpu.txt
 fi
-"${pip[@]}" install --no-deps --require-hashes -r requirements/no-deps.txt
+install --no-deps --require-hashes -r requirements/no-deps.txt
+# Some packages hold files for other versions of Python, which do not compile.
+.venv/bin/python -W ignore -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true
 echo "$wanted" > $stamp
 say "ready"
