@@ -44,7 +44,7 @@ def make_job(directory: Path, number: int, base: str, epochs: int = 2) -> Traini
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
 async def test_a_blow_in_mid_training_leaves_nothing(tmp_path: Path, blow: signal.Signals) -> None:
-    async with Trainer(tmp_path / "trainer.log", timeout=30) as trainer:
+    async with Trainer(tmp_path / "trainer.log", timeout=60) as trainer:
 
         def strike(step: TrainingStep) -> None:
             if step.step == 1 and trainer.pid is not None:
