@@ -157,9 +157,9 @@ class FeedbackConfig(Frozen):
 
     method: str = "dpo"
     """Registered method."""
-    settings: dict[str, Any] = Field(default_factory=lambda: {"epochs": 8})
+    settings: dict[str, Any] = Field(default_factory=lambda: {"epochs": 5})
     """What the method takes; see its own config."""
-    replay: float = Field(default=0.6, ge=0, lt=1)
+    replay: float = Field(default=0.8, ge=0, lt=1)
     """Share of rows of earlier rounds: what a person says is few, and is not to cost what was learned."""
 
 
