@@ -159,6 +159,8 @@ async def test_trajectories_are_found_by_who_wrote_them(opened: Opened, tmp_path
         assert await found("role=critic&right=false") == ["e000001"], "one who says nothing is neither"
         assert await found("role=solver&round=1") == await found("round=1") == ["e000001"]
         assert (await client.get("/runs/mine/trajectories?role=nobody")).status_code == 404
+        other = (await client.get("/runs/mine/trajectories?role=critic&reason=broken")).text
+        assert "<option selected>broken</option>" in other and "0 match" in other, "what is looked for is shown"
         page = (await client.get("/runs/mine/trajectories/p0")).text
         assert "written 0" in page and "broken" in page and "proposer, policy-1" in page
 

@@ -62,6 +62,7 @@ def answer(ledger: Ledger, id: str, yes: bool, *, by: str = "", why: str = "") -
     if row is None:
         known = ", ".join(one.id for one in ledger.rows(ApprovalRow, answer=None)) or "none"
         raise UsageError(f"there is no request {id!r}. Open ones: {known}.")
+    at = round(time.time(), 3)
 
     def make(last: DecisionRow | None) -> DecisionRow:
         decision = DecisionRow(
@@ -73,14 +74,14 @@ def answer(ledger: Ledger, id: str, yes: bool, *, by: str = "", why: str = "") -
             answer=yes,
             by=by or _user(),
             why=why,
-            at=round(time.time(), 3),
+            at=at,
             before=last.hash if last else _FIRST,
             hash="",
         )
         decision.hash = _hash(decision)
         return decision
 
-    decision = ledger.conclude(row.id, yes, make)
+    decision = ledger.conclude(row.id, yes, at, make)
     if decision is None:
         (before,) = ledger.column(ApprovalRow, "answer", id=row.id)
         said = "approved" if before else "refused"

@@ -1,8 +1,8 @@
 """The ledger: the run's database, and the only truth about what was done.
 
 Writes are idempotent by primary key and come in transactions; reads give plain row objects. SQLite (WAL) by default,
-any SQLAlchemy URL of PostgreSQL otherwise. Nothing is ever updated but states of policies, nodes and the run
-itself, and nothing is deleted but what people said and take back.
+any SQLAlchemy URL of PostgreSQL otherwise. Nothing is ever updated but states of policies, nodes, requests and the
+run itself, and nothing is deleted but what people said and take back.
 """
 
 from __future__ import annotations
@@ -87,29 +87,26 @@ class Ledger:
             session.add_all(list(rows))
 
     def conclude(
-        self, approval: str, answer: bool, make: Callable[[DecisionRow | None], DecisionRow]
+        self, approval: str, answer: bool, at: float, make: Callable[[DecisionRow | None], DecisionRow]
     ) -> DecisionRow | None:
         """Answer an open request and write the decision into the log, both or neither.
 
         Args:
             approval: id of the request.
             answer: the answer.
+            at: when it was given, seconds since the epoch.
             make: gives the decision, from the last one before it.
 
         Returns:
             The decision; `None` if the request was answered before.
         """
         still_open = (col(ApprovalRow.id) == approval, col(ApprovalRow.answer).is_(None))
+        answered = update(ApprovalRow).where(*still_open).values(answer=answer, answered_at=at)
         with self.session() as session:
             # Written before anything is read: other writers wait until the end, and none makes the same number.
-            taken = session.connection().execute(update(ApprovalRow).where(*still_open).values(answer=answer))
-            if not taken.rowcount:
+            if not session.connection().execute(answered).rowcount:
                 return None
-            last = session.exec(select(DecisionRow).order_by(col(DecisionRow.number).desc())).first()
-            decision = make(last)
-            session.connection().execute(
-                update(ApprovalRow).where(col(ApprovalRow.id) == approval).values(answered_at=decision.at)
-            )
+            decision = make(session.exec(select(DecisionRow).order_by(col(DecisionRow.number).desc())).first())
             session.add(decision)
         return decision
 

@@ -16,9 +16,9 @@ from autotelic.ui.browse import PAGE
 
 __all__ = ["ROLES", "Filter", "Listed", "listed", "newest", "page", "trajectory", "values"]
 
-ROLES = ("solver", "proposer", "critic")
-"""Who writes what is kept as text."""
 _TABLES: dict[str, type[SQLModel]] = {"solver": EpisodeRow, "proposer": ProposalRow, "critic": CritiqueRow}
+ROLES = tuple(_TABLES)
+"""Who writes what is kept as text."""
 _KEYS = {"solver": "id", "proposer": "id", "critic": "trajectory_id"}
 _PREVIEW = 160
 
