@@ -27,7 +27,7 @@ from autotelic.graphs.refining import answer_suite_by
 from autotelic.store import EvaluationRow, Ledger, StrategyRow
 
 STRATEGIES = (
-    "direct,self_consistency(n=8),self_consistency(n=8, heat=0.5),self_consistency(n=8, weigh='certainty'),"
+    "direct,few_shot,self_consistency(few_shot(pool=24), n=8, heat=0.0),self_consistency(n=8),self_consistency(n=8, heat=0.5),self_consistency(n=8, weigh='certainty'),"
     "best_of(n=8),best_of(n=8, by='critic'),universal,contrastive,self_refine,reflexion,plan_and_solve,least_to_most,"
     "tree_of_thoughts,monte_carlo,debate,mixture,conversation,adapted(by='neighbours'),adapted(by='vote')"
 )

@@ -56,6 +56,23 @@ def test_strategies_answer_a_suite_and_are_compared_with_the_first(copied: Path)
     assert any("self_consistency" in line and "[" in line for line in lines) and max(map(len, lines)) <= 80
 
 
+def test_few_shot_sees_what_the_memory_held_before_the_suites_round(copied: Path) -> None:
+    ledger = Ledger(copied / "ledger.sqlite")
+
+    def answers(strategy: str, suite: str, **given: Any) -> list[tuple[Any, ...]]:
+        round = int(suite.partition(":")[2] or 0)
+        rows = ledger.rows(StrategyRow, strategy=strategy, round=round, order="task_id", **given)
+        return [(row.task_id, row.answer, row.prompt_tokens) for row in rows]
+
+    for suite in ("fresh:1", "fresh:2"):
+        for options in (("direct", "--memory"), ("few_shot(k=2),direct",)):
+            found = invoke("eval", copied, "--policy", 0, "--suite", suite, "--strategy", *options)
+            assert found.exit_code == 0, found.output
+        helped = answers("direct", suite, memory=True)
+        assert helped and answers("few_shot(k=2)", suite) == helped != answers("direct", suite, memory=False)
+    ledger.close()
+
+
 def test_a_strategy_makes_the_answers_that_are_trained_on(play: Play) -> None:
     vote = "self_consistency(n=3, batch=3)"
     outcome, ledger = play(small(solve={"samples": 4, "bare": 0.5, "strategy": vote}))

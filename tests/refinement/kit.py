@@ -9,7 +9,7 @@ from typing import Any
 from autotelic.agents import Solver
 from autotelic.core.words import Completion, Message, Task
 from autotelic.environments import make_environment
-from autotelic.refinement import Budget, Meter, Work
+from autotelic.refinement import Budget, Examples, Meter, Work
 from autotelic.serving import Gateway, Sampling, ScriptedBackend
 
 ENVIRONMENT = make_environment({"name": "reasoning_gym", "families": ["gcd"]})
@@ -61,6 +61,18 @@ def work(model: Model, budget: Budget | None = None, task: Task = TASK, **rest: 
     form = rest.pop("form", ENVIRONMENT)
     opening = Solver(gateway, form).messages(task)
     return Work(task=task, form=form, meter=Meter(gateway, budget), opening=opening, **rest)
+
+
+def remembered(size: int) -> Examples:
+    """A memory of `size` solved examples, the nearest first: `like 0?`, answered `0`."""
+
+    async def find(k: int) -> list[tuple[Message, ...]]:
+        return [
+            (Message(role="user", content=f"like {i}?"), Message(role="assistant", content=str(i)))
+            for i in range(min(k, size))
+        ]
+
+    return find
 
 
 def in_turn(*texts: str | tuple[str, float]) -> Says:

@@ -6,9 +6,10 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from tests.refinement.kit import Model, in_turn, judging, work
+from tests.refinement.kit import Model, in_turn, judging, remembered, work
 
 from autotelic.core.errors import DeliveryError, UsageError
 from autotelic.core.words import Completion, Message
@@ -34,6 +35,8 @@ STRATEGIES = [
     "debate(rounds=2)",
     "debate(self_refine, speakers=2, topology='ring')",
     "mixture(n=3, layers=2)",
+    "few_shot",
+    "self_consistency(few_shot(pool=6), n=6, batch=2)",
     "guided(regex='[0-9]+')",
     "contrastive",
     "self_debug",
@@ -79,7 +82,8 @@ class Restless(Model):
 
 
 async def answered(strategy: str, model: Model, budget: Budget | None = None) -> Answer:
-    return await answer_task(build_strategy(strategy), work(model, budget, toolbox=Toolbox([double]), max_tokens=8))
+    rest: dict[str, Any] = {"toolbox": Toolbox([double]), "max_tokens": 8, "examples": remembered(6)}
+    return await answer_task(build_strategy(strategy), work(model, budget, **rest))
 
 
 def spent(model: Model) -> tuple[int, int]:

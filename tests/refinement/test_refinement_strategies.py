@@ -7,7 +7,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.refinement.kit import ENVIRONMENT, RIGHT, TASK, Model, in_turn, judging, work
+from tests.refinement.kit import ENVIRONMENT, RIGHT, TASK, Model, in_turn, judging, remembered, work
 
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Message
@@ -21,6 +21,7 @@ from autotelic.refinement import (
     debate,
     decided,
     direct,
+    few_shot,
     least_to_most,
     mixture,
     monte_carlo,
@@ -50,6 +51,43 @@ async def test_direct_is_greedy_for_one_and_one_request_for_many() -> None:
     assert len(await direct()(work(model), 5)) == 5
     first, second = (sampling for _, sampling in model.asked)
     assert (first.n, first.temperature, second.n, second.temperature) == (1, 0.0, 5, 1.0)
+
+
+def shown(model: Model) -> list[list[str]]:
+    """What each call was shown between the system prompt and the question."""
+    return [[message.content for message in messages[1:-1]] for messages, _ in model.asked]
+
+
+async def test_examples_stand_before_the_question_and_are_shared_by_all_drafts() -> None:
+    model = Model(in_turn("6"))
+    answer = await answer_task(self_consistency(few_shot(k=2), n=4, batch=4), work(model, examples=remembered(9)))
+    assert answer.text == "6" and shown(model) == [["like 0?", "0", "like 1?", "1"]] and model.asked[0][1].n == 4
+    [(messages, _)] = model.asked
+    assert messages[0].role == "system" and messages[-1].content == TASK.question
+    few = Model(in_turn("6"))
+    assert (await answer_task(few_shot(k=3), work(few, examples=remembered(1)))).text == "6"
+    assert shown(few) == [["like 0?", "0"]]
+
+
+async def test_from_a_pool_every_draft_sees_other_examples_and_the_same_ones_again() -> None:
+    vote = self_consistency(few_shot(k=2, pool=6), n=6, batch=3, confidence=1.0, heat=0.0)
+    model = Model(lambda _asked, _index: "6")
+    await answer_task(vote, work(model, examples=remembered(9)))
+    seen = shown(model)
+    assert len(seen) == 6 and all((s.n, s.temperature) == (1, 0.0) for _, s in model.asked)
+    assert all(len(set(one)) == 4 and int(one[1]) < int(one[3]) < 6 for one in seen), "of the pool, the nearest first"
+    assert len({tuple(one) for one in seen}) > 1
+    again = Model(lambda _asked, _index: "6")
+    await answer_task(vote, work(again, examples=remembered(9)))
+    assert sorted(shown(again)) == sorted(seen)
+    scarce = Model(in_turn("6"))
+    await answer_task(few_shot(k=3, pool=24), work(scarce, examples=remembered(2)))
+    assert shown(scarce) == [["like 0?", "0", "like 1?", "1"]]
+
+
+async def test_there_are_no_examples_without_a_memory() -> None:
+    with pytest.raises(UsageError, match="there is none here"):
+        await answer_task(few_shot(), work(Model(in_turn("6"))))
 
 
 async def test_a_vote_takes_the_most_frequent_answer_and_keeps_every_draft() -> None:

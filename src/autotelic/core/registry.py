@@ -31,6 +31,7 @@ _builtin: dict[tuple[str, str], str] = {
     ("strategy", "auto"): "autotelic.refinement:auto",
     ("strategy", "prompted"): "autotelic.refinement:prompted",
     ("strategy", "direct"): "autotelic.refinement:direct",
+    ("strategy", "few_shot"): "autotelic.refinement:few_shot",
     ("strategy", "guided"): "autotelic.refinement:guided",
     ("strategy", "contrastive"): "autotelic.refinement:contrastive",
     ("strategy", "tool_loop"): "autotelic.refinement:tool_loop",

@@ -13,7 +13,8 @@ from autotelic.core.words import Message, Task
 from autotelic.environments import Checked, plain_answer
 from autotelic.graphs.ask import PLAIN, GraphContext, opening
 from autotelic.graphs.session import as_dicts
-from autotelic.graphs.strategy_solver import reached
+from autotelic.graphs.strategy_solver import examples_in, reached
+from autotelic.memory import Query
 from autotelic.refinement import Meter, Work, build_strategy
 
 __all__ = ["RefineState", "build_refine", "open_work"]
@@ -60,6 +61,7 @@ def open_work(context: GraphContext, messages: Sequence[Message], question: str)
         max_tokens=context.max_tokens,
         toolbox=context.toolbox,
         bounds=context.bounds,
+        examples=examples_in(context.memory, Query(question, scopes=context.scopes)) if context.memory else None,
     )
 
 

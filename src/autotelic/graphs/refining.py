@@ -74,7 +74,7 @@ async def answer_suite_by(
             examples = [m for one in shown if isinstance(one, Demonstration) for m in one.messages]
             advice = [one.advice for one in shown if isinstance(one, Lesson)]
             opening = solver.messages(task, examples, advice)
-            answer = await reached(made.strategy, work_of(s, task, opening, budget, policy))
+            answer = await reached(made.strategy, work_of(s, task, opening, budget, policy, round or None))
             score = (await s.environment.check(task, answer.text)).score
             first = answer.draft.of[0] if answer.draft.revised and answer.draft.of else None
             began = None if first is None else (await s.environment.check(task, first.answer)).score

@@ -11,11 +11,12 @@ from autotelic.core.errors import ServingError
 from autotelic.core.seeds import derive
 from autotelic.core.words import Completion, Message, Task
 from autotelic.graphs.session import Session
-from autotelic.refinement import Answer, Budget, Meter, Strategy, Work, answer_task, build_strategy
+from autotelic.memory import Demonstration, Memory, Query
+from autotelic.refinement import Answer, Budget, Examples, Meter, Strategy, Work, answer_task, build_strategy
 from autotelic.serving import TOO_LONG, Sampling
 from autotelic.store import Ledger, PromptRow, RouteRow
 
-__all__ = ["StrategySolver", "current_prompts", "current_routes", "reached", "work_of"]
+__all__ = ["StrategySolver", "current_prompts", "current_routes", "examples_in", "reached", "work_of"]
 
 
 class StrategySolver(Solver):
@@ -64,8 +65,23 @@ async def reached(strategy: Strategy, work: Work) -> Answer:
     return found
 
 
+def examples_in(memory: Memory, query: Query, *, before_round: int | None = None) -> Examples:
+    """Return what finds the turns of demonstrations in a memory; `before_round` is as in `Memory.retrieve`."""
+
+    async def find(k: int) -> list[tuple[Message, ...]]:
+        [found] = await memory.retrieve([query], k, before_round=before_round)
+        return [one.messages for one in found if isinstance(one, Demonstration)]
+
+    return find
+
+
 def work_of(
-    s: Session, task: Task, opening: Sequence[Message], budget: Budget | None = None, policy: int | None = None
+    s: Session,
+    task: Task,
+    opening: Sequence[Message],
+    budget: Budget | None = None,
+    policy: int | None = None,
+    before_round: int | None = None,
 ) -> Work:
     """Return the work of a task in a run, by the run's own settings.
 
@@ -75,7 +91,9 @@ def work_of(
         opening: how it is put to the solver.
         budget: of the answer.
         policy: whose routes and prompts count; by default the one that is served.
+        before_round: a strategy that looks into the memory sees what it held before this round; `None` is all of it.
     """
+    asked = Query(task.question, task.id, task.environment, task.family, scopes=s.config.memory.scopes)
     owner = s.server.policy if policy is None else policy
     routes, prompts = current_routes(s.ledger, owner)[1], current_prompts(s.ledger, owner)
     return Work(
@@ -90,6 +108,7 @@ def work_of(
         bounds=s.config.solve.bounds,
         routes=routes,
         prompts={role: row.prompts for role, row in prompts.items()},
+        examples=examples_in(s.memory, asked, before_round=before_round),
     )
 
 

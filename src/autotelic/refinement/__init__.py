@@ -12,6 +12,7 @@ from autotelic.refinement.build import build_strategy, parameters
 from autotelic.refinement.contrast import contrastive
 from autotelic.refinement.decoding import best_of, direct, guided, self_consistency, tool_loop, universal
 from autotelic.refinement.feedback import critic, reflexion, self_debug, self_refine
+from autotelic.refinement.few_shot import few_shot
 from autotelic.refinement.meter import Budget, Meter, Price, Spent, Step, Tally
 from autotelic.refinement.planning import least_to_most, plan_and_solve
 from autotelic.refinement.prompted import ALL_FAMILIES, prompted
@@ -21,6 +22,7 @@ from autotelic.refinement.voting import Vote, decided, vote
 from autotelic.refinement.work import (
     Answer,
     Draft,
+    Examples,
     Form,
     Strategy,
     Work,
@@ -34,6 +36,7 @@ __all__ = [
     "Answer",
     "Budget",
     "Draft",
+    "Examples",
     "Form",
     "Meter",
     "Price",
@@ -54,6 +57,7 @@ __all__ = [
     "debate",
     "decided",
     "direct",
+    "few_shot",
     "guided",
     "least_to_most",
     "mixture",

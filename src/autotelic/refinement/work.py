@@ -31,6 +31,7 @@ __all__ = [
     "Answer",
     "Count",
     "Draft",
+    "Examples",
     "Form",
     "Heat",
     "Share",
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+Examples = Callable[[int], Awaitable[Sequence[tuple[Message, ...]]]]
+"""Gives the turns of up to so many solved examples that are like the task, the nearest first."""
 Count = Annotated[int, Field(ge=1)]
 """A parameter that counts something."""
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -156,6 +159,8 @@ class Work:
     """Family to strategy, for `auto`."""
     prompts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Role to evolved prompts, for `prompted`: see `PromptRow.prompts`."""
+    examples: Examples | None = None
+    """The memory, `None` where there is none."""
     critic: str | None = None
     """System prompt of the critic; by default its own."""
     best: list[Draft] = field(default_factory=list)
