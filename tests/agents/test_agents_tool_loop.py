@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema import Draft7Validator, Draft202012Validator
 from pydantic import BaseModel
+from referencing import Registry
 
 from autotelic.agents import Bounds, ToolLoop
+from autotelic.core.dialect import turn_schema
 from autotelic.core.words import Completion, Message, ToolCall
-from autotelic.serving import Gateway, Sampling, ScriptedBackend, TooLong
+from autotelic.serving import Gateway, LiteLLMBackend, Refused, Sampling, ScriptedBackend, TooLong
 from autotelic.tools import Toolbox, tool
 
 QUESTION = [Message(role="user", content="What is 2 + 3, and 4 + 5?")]
@@ -118,6 +123,99 @@ async def test_the_parts_of_a_tools_schema_keep_their_meaning_in_the_turns() -> 
         assert not fits({"calls": [{"tool": "weather", "arguments": arguments}]})
 
 
+ZOD = {
+    "type": "object",
+    "$schema": "http://json-schema.org/draft-07/schema#",
+    "properties": {
+        "home": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "lots": {"type": "array", "items": {"type": "integer"}}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+        "work": {"$ref": "#/properties/home"},
+        "lots": {"$ref": "#/properties/home/properties/lots"},
+        "lot": {"$ref": "#/properties/home/properties/lots/items"},
+        "tree": {"$ref": "#/definitions/a%7E1tree"},
+        "either": {"anyOf": [{"const": {"$ref": "#"}}, {"$ref": "#/properties/either/anyOf/0"}]},
+        "definitions": {"type": "integer"},
+        "again": {"$ref": "#"},
+    },
+    "required": ["work"],
+    "additionalProperties": False,
+    "definitions": {
+        "a/tree": {
+            "type": "object",
+            "properties": {"leaves": {"type": "array", "items": {"$ref": "#/definitions/a~1tree"}}},
+            "additionalProperties": False,
+        }
+    },
+}
+
+
+def test_a_schemas_references_hold_wherever_they_point() -> None:
+    plain = {"type": "object", "properties": {"home": {"type": "integer"}}}
+    schema = turn_schema({"zod": ZOD, "plain": plain, "zod2": ZOD}, 2, answer=False)
+    Draft202012Validator.check_schema(schema)
+    assert set(re.findall(r'"\$ref": "([^"]*)"', json.dumps(schema))) - {"#"} == {
+        f"#/$defs/{name}" for name in schema["$defs"]
+    }
+    turns, alone = Draft202012Validator(schema, registry=Registry()), Draft7Validator(ZOD, registry=Registry())
+    home: dict[str, Any] = {"city": "Ulm"}
+    for name in ("zod", "zod2"):
+        for arguments in (
+            {"work": home},
+            {"work": home, "lots": [1], "lot": 2, "definitions": 3, "either": {"$ref": "#"}},
+            {"work": home, "tree": {"leaves": [{"leaves": []}]}, "again": {"work": home, "again": {"work": home}}},
+            {},
+            {"work": {"city": 1}},
+            {"work": home, "lots": ["1"]},
+            {"work": home, "lot": "2"},
+            {"work": home, "tree": {"leaves": [{"leaves": 7}]}},
+            {"work": home, "again": {"work": home, "again": {"work": 7}}},
+            {"work": home, "definitions": "3"},
+            {"work": home, "either": {"$ref": "#/$defs/0"}},
+        ):
+            call = {"calls": [{"tool": name, "arguments": arguments}]}
+            assert turns.is_valid(call) == alone.is_valid(arguments), arguments
+    assert turns.is_valid({"calls": [{"tool": "plain", "arguments": {"home": 1}}]})
+
+
+@pytest.mark.parametrize("at", ["#/nowhere", "#/properties/a/items/0", "#name", "http://127.0.0.1:9/x", "x.json", ""])
+def test_a_reference_to_what_is_not_there_takes_anything(at: str) -> None:
+    schema = turn_schema({"far": {"type": "object", "properties": {"a": {"$ref": at}}}}, 1, answer=False)
+    fits = Draft202012Validator(schema, registry=Registry()).is_valid
+    assert fits({"calls": [{"tool": "far", "arguments": {"a": [1]}}]})
+    assert not fits({"calls": [{"tool": "far", "arguments": 1}]})
+
+
+async def test_a_schema_that_the_server_refuses_is_left_to_the_check_of_the_arguments() -> None:
+    texts = [calling({"left": "2"}), calling({"left": 2, "right": 3}), '{"answer":"5"}']
+    refused: list[dict[str, Any]] = []
+
+    def say(_: Sequence[Message], sampling: Sampling) -> list[str]:
+        if "integer" in json.dumps(sampling.schema):
+            assert sampling.schema is not None
+            refused.append(sampling.schema)
+            raise Refused("the schema is not supported")
+        return [texts.pop(0)]
+
+    loop = ToolLoop(Gateway(ScriptedBackend(say)), Toolbox([add]))
+    talk = await loop.answer(QUESTION, Sampling())
+    assert (talk.answer, [r.result.reason for r in talk.calls]) == ("5", ["bad_arguments", "ok"])
+    assert len(refused) == 1, "it is not asked for again"
+
+
+async def test_a_request_that_is_refused_for_something_else_is_an_error() -> None:
+    def say(_: Sequence[Message], __: Sampling) -> list[str]:
+        raise Refused("no such model")
+
+    loop = ToolLoop(Gateway(ScriptedBackend(say)), Toolbox([add]))
+    for _ in range(2):
+        with pytest.raises(Refused, match="no such model"):
+            await loop.answer(QUESTION, Sampling())
+
+
 async def test_when_the_calls_are_spent_only_an_answer_fits() -> None:
     model = Scripted(calling({"left": 1, "right": 1}), calling({"left": 1, "right": 2}), '{"answer":"x"}')
     talk = await model.loop(calls=2).answer(QUESTION, Sampling())
@@ -213,3 +311,105 @@ async def test_a_model_that_gives_calls_apart_gets_results_by_their_ids() -> Non
         ("tool", "c1", "5"),
         ("tool", "c2", "the arguments are not "),
     ]
+
+
+# -- a provider's model, through LiteLLM
+
+
+class Provider(ThreadingHTTPServer):
+    """An OpenAI-compatible server that calls `add` twice and then answers; it keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answering)
+        self.asked: list[dict[str, Any]] = []
+
+    def said(self) -> dict[str, Any]:
+        results = [m["content"] for m in self.asked[-1]["messages"] if m["role"] == "tool"]
+        if results:
+            return {"role": "assistant", "content": f"It is {' and '.join(results)}."}
+        calls = [("a1", '{"left": 2, "right": 3}'), ("a2", r'{"left": 4, "right": "\ud800"}')]
+        return {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {"id": id_, "type": "function", "function": {"name": "add", "arguments": arguments}}
+                for id_, arguments in calls
+            ],
+        }
+
+
+class Answering(BaseHTTPRequestHandler):
+    server: Provider
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(asked)
+        said = self.server.said()
+        reason = "tool_calls" if said.get("tool_calls") else "stop"
+        head = {"id": "x", "created": 1, "model": asked["model"]}
+        if not asked.get("stream"):
+            choice = {"index": 0, "message": said, "finish_reason": reason}
+            usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+            whole = {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
+            self._send("application/json", json.dumps(whole))
+            return
+        deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+        deltas += [{"content": piece} for piece in re.findall(".{1,4}", said["content"] or "")]
+        for index, call in enumerate(said.get("tool_calls", ())):
+            text = call["function"]["arguments"]
+            deltas.append({"tool_calls": [{**call, "index": index, "function": {"name": "add", "arguments": ""}}]})
+            deltas += [
+                {"tool_calls": [{"index": index, "function": {"arguments": text[at : at + 5]}}]}
+                for at in range(0, len(text), 5)
+            ]
+        choices: list[dict[str, Any]] = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+        choices.append({"index": 0, "delta": {}, "finish_reason": reason})
+        chunks = [json.dumps({**head, "object": "chat.completion.chunk", "choices": [choice]}) for choice in choices]
+        self._send("text/event-stream", "".join(f"data: {chunk}\n\n" for chunk in [*chunks, "[DONE]"]))
+
+    def _send(self, kind: str, text: str) -> None:
+        body = text.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    with Provider() as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield server
+        server.shutdown()
+        serving.join()
+
+
+@pytest.mark.filterwarnings("ignore:.*`ReadOnly` qualifier:UserWarning")  # about a type of LiteLLM's
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_providers_model_calls_tools_through_litellm(provider: Provider, streamed: bool) -> None:
+    heard: list[str] = []
+    backend = LiteLLMBackend("openai/any", base_url=f"http://127.0.0.1:{provider.server_port}/v1", api_key="none")
+    loop = ToolLoop(Gateway(backend, attempts=1), Toolbox([add, send]))
+    messages, sampling = list(QUESTION), Sampling()
+    first = await loop.turn(messages, [], sampling, heard.append if streamed else None)
+    assert [(c.id, c.name, json.loads(c.arguments)["left"]) for c in first.calls] == [
+        ("a1", "add", 2),
+        ("a2", "add", 4),
+    ]
+    records = await loop.act(first.calls, [])
+    assert [(r.result.reason, r.message.call_id) for r in records] == [("ok", "a1"), ("bad_arguments", "a2")]
+    messages += [*first.messages, *(record.message for record in records)]
+    second = await loop.turn(messages, records, sampling, heard.append if streamed else None)
+    assert second.answer is not None and second.answer.startswith("It is 5 and ") and not second.calls
+    assert "".join(heard) == (second.answer if streamed else "")
+
+    asked = provider.asked
+    assert [bool(one.get("stream")) for one in asked] == [streamed, streamed]
+    assert all([t["function"]["name"] for t in one["tools"]] == ["add"] for one in asked)
+    assert [m["role"] for m in asked[1]["messages"]] == ["user", "assistant", "tool", "tool"]
+    assert [m.get("tool_call_id") for m in asked[1]["messages"][2:]] == ["a1", "a2"]
+    assert [c["id"] for c in asked[1]["messages"][1]["tool_calls"]] == ["a1", "a2"]

@@ -37,6 +37,12 @@ def die() -> str:
     os._exit(1)
 
 
+@server.tool(name="books.find")
+def find(title: str) -> str:
+    """Find a book."""
+    return f"{title} is on shelf 3"
+
+
 @server.tool()
 def secrets() -> list[str]:
     """Name the environment variables that the server sees."""

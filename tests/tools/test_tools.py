@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +15,9 @@ from hypothesis import strategies as st
 from langchain_core.tools import BaseTool
 from langchain_core.tools import tool as langchain_tool
 from pydantic import Field
+from typer.testing import CliRunner
 
+from autotelic.cli.app import app
 from autotelic.core.errors import UsageError
 from autotelic.sandbox import Limits, Sandbox
 from autotelic.tools import Tool, as_tool, calculator, load_tools, python_tool, tool
@@ -91,10 +96,26 @@ def test_what_cannot_be_a_tool_says_why() -> None:
     def variadic(*x: int) -> None:
         """Do."""
 
+    def no_schema(x: Callable[[int], int]) -> None:
+        """Do."""
+
+    def not_even_a_type(x: threading.Lock) -> None:
+        """Do."""
+
+    def hidden(x: int, _y: int = 1) -> None:
+        """Do."""
+
+    def unknown(x: Nowhere) -> None:  # type: ignore[name-defined]  # noqa: F821
+        """Do."""
+
     for function, says in (
         (no_docstring, "no docstring"),
         (no_annotation, "no annotation"),
         (variadic, "by name only"),
+        (no_schema, "the arguments of the tool 'no_schema' have no JSON schema: .*Callable.* Annotate them"),
+        (not_even_a_type, "the arguments of the tool 'not_even_a_type' have no JSON schema: .* Annotate them"),
+        (hidden, "'_y' of the tool 'hidden' begins with an underscore"),
+        (unknown, "an annotation of the tool 'unknown' cannot be read: name 'Nowhere' is not defined"),
     ):
         with pytest.raises(UsageError, match=says):
             tool(function)
@@ -126,11 +147,78 @@ async def test_tools_load_from_a_file_a_module_and_the_registry(
     )
     (loaded,) = load_tools(str(file))
     assert (await loaded({"x": 4})).content == "8"
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)  # as on the command line, where nobody has put it on the path
     assert [t.name for t in load_tools("my_house_tools:double")] == ["double"]
     assert [t.name for t in load_tools("my_house_tools:helper")] == ["helper"]
     assert load_tools("calculator") == [calculator]
     sys.modules.pop("my_house_tools")
+
+
+PLUGIN = """
+from __future__ import annotations
+import autotelic
+from autotelic.tools import Tool, ToolResult
+
+@autotelic.tool
+def double(x: int) -> int:
+    "Double a number."
+    return 2 * x
+
+def halve(x: int) -> ToolResult:
+    "Halve a number."
+    return ToolResult(ok=True, content=str(x // 2))
+
+def times(factor: str) -> list[Tool]:
+    @autotelic.tool
+    def multiply(x: int) -> int:
+        "Multiply a number."
+        return int(factor) * x
+    return [multiply]
+
+several = [double, halve]
+"""
+POINTS = "[autotelic.tool]\n" + "".join(
+    f"{name} = house_plugin:{name}\n" for name in ("double", "halve", "times", "several")
+)
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package with entry points, where an installer would put it."""
+    (tmp_path / "house_plugin.py").write_text(PLUGIN)
+    info = tmp_path / "house_plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: house_plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(POINTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("house_plugin", None)
+
+
+@pytest.mark.usefixtures("plugin")
+async def test_an_installed_package_offers_tools_by_its_entry_points() -> None:
+    for spec, arguments, content in (
+        ("double", {"x": 4}, "8"),
+        ("halve", {"x": 4}, "2"),
+        ("times=3", {"x": 4}, "12"),
+    ):
+        (loaded,) = load_tools(spec)
+        assert (await loaded(arguments)).content == content
+    assert [one.name for one in load_tools("several")] == ["double", "halve"]
+    for spec, says in (("times", "made from something. Say from what: times="), ("halve=3", "takes nothing after")):
+        with pytest.raises(UsageError, match=says):
+            load_tools(spec)
+
+
+@pytest.mark.usefixtures("plugin")
+def test_the_tools_of_an_installed_package_are_listed_and_called() -> None:
+    listed = CliRunner().invoke(app, ["tools", "list", "--json"])
+    assert {"double", "halve", "times", "several"} <= set(json.loads(listed.stdout))
+    shown = CliRunner().invoke(app, ["tools", "list", "--tool", "halve", "--tool", "times=3", "--json"])
+    assert [row["name"] for row in json.loads(shown.stdout)] == ["halve", "multiply"]
+    called = CliRunner().invoke(app, ["tools", "call", "double", "--args", '{"x": 21}'])
+    assert (called.exit_code, called.stdout) == (0, "42\n")
 
 
 def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:

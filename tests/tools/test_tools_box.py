@@ -232,6 +232,28 @@ async def test_sql_that_never_ends_is_ended(shop: Path) -> None:
     assert "interrupted" in (await sql(str(shop))({"statement": endless})).content
 
 
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    "endless",
+    [
+        "instr(printf('%.*c', 9000000, 'a'), printf('%.*c', 4500000, 'a') || 'b')",
+        "replace(printf('%.*c', 9000000, 'a'), printf('%.*c', 4500000, 'a') || 'b', 'c')",
+    ],
+)
+async def test_sql_that_never_ends_in_a_single_step_is_ended(shop: Path, endless: str) -> None:
+    query = sql(str(shop))
+    assert "interrupted" in (await query({"statement": f"SELECT {endless}"})).content
+    assert (await query({"statement": "SELECT count(*) FROM item"})).content.endswith("[300]")
+
+
+async def test_sql_that_eats_memory_is_stopped(shop: Path) -> None:
+    much = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 300) " + (
+        "SELECT i, printf('%.*c', 9000000, 'a') AS x FROM n ORDER BY x, i"
+    )
+    result = await sql(str(shop))({"statement": much})
+    assert (result.ok, result.reason) == (False, "failed") and "memory" in result.content
+
+
 def test_tools_that_are_made_from_something_say_so(shop: Path) -> None:
     assert [t.name for t in load_tools(f"sql={shop}")] == ["sql"]
     for spec, says in (
@@ -250,12 +272,12 @@ def test_tools_that_are_made_from_something_say_so(shop: Path) -> None:
 async def test_ten_thousand_calls_end_as_they_must(shop: Path, tmp_path: Path) -> None:
     config = ToolsConfig(use=("python", "calculator", f"documents={tmp_path}", f"sql={shop}"))
     async with open_toolbox(config) as toolbox:
-        for one, count in (("python", 600), ("calculator", 3000), ("documents", 1200), ("sql", 1200)):
+        for one, count in (("python", 600), ("calculator", 3000), ("documents", 1200), ("sql", 200)):
             (made,) = [t for t in toolbox.allowed if t.name == one]
             assert await fuzz(made, count, seed=1) == []
     ECHOED.clear()
-    assert await fuzz(echo, 4000, seed=2) == []
-    fitting = [json.loads(c.arguments) for c in make_calls(echo, 4000, seed=2) if c.kind == "fitting"]
+    assert await fuzz(echo, 5000, seed=2) == []
+    fitting = [json.loads(c.arguments) for c in make_calls(echo, 5000, seed=2) if c.kind == "fitting"]
     assert len(ECHOED) == len(fitting) > 1000
     for got, sent in zip(ECHOED, fitting, strict=True):
         assert got == {"count": 1, "scale": 1.0, "mode": "a", "tags": None} | sent, "what fits arrives as it was sent"
@@ -267,5 +289,5 @@ async def test_the_fuzzer_finds_tools_that_take_anything() -> None:
 
     careless = Tool("careless", "d", {"type": "object", "additionalProperties": True}, anything)
     kinds = {finding.call.kind for finding in await fuzz(careless, 300)}
-    assert kinds == {"unknown_name", "half_a_character"}
+    assert kinds == {"unknown_name"}
     assert await fuzz(calculator, 100, run_fitting=False) == []

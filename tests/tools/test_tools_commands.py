@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.graphs.simulated import small
 from typer.testing import CliRunner, Result
 
 from autotelic.cli.app import app
 from autotelic.core.errors import UsageError
+from autotelic.core.run_dir import RunDir
+from autotelic.store import Ledger
 
 FILE = """
 import autotelic
@@ -83,6 +86,33 @@ def test_a_tool_is_called_as_a_model_would(file: str) -> None:
         failed = run("call", *args, "--tool", file)
         assert failed.exit_code == 1 and failed.stdout.startswith(says)
     assert run("call", "remove", "--tool", file, "--args", '{"name": "x"}', "--allow", "remove").stdout == "removed x\n"
+
+
+@pytest.fixture
+def past(tmp_path: Path, file: str) -> str:
+    """A run that remembers nothing yet, whose solver has tools."""
+    made = RunDir(tmp_path / "past").create()
+    config = small(tools={"use": ["memory", file], "allow": ["pure", "reads", "note"]})
+    made.config.write_text(json.dumps(config.model_dump(mode="json")))
+    Ledger(made.ledger).close()
+    return str(made.root)
+
+
+def test_the_tools_of_a_run_are_its_own(past: str) -> None:
+    allowed = {row["name"]: row["allowed"] for row in data("list", "--run", past)}
+    assert allowed == {"careless": True, "double": True, "note": True, "recall": True, "remove": False}
+    with pytest.raises(UsageError, match=r"are a run's own\. Name one with --run"):
+        CliRunner().invoke(app, ["tools", "show", "recall", "--tool", "memory"], catch_exceptions=False)
+    assert data("show", "recall", "--run", past)["permission"] == "reads"
+    assert data("show", "recall", "--tool", "memory", "--run", past)["permission"] == "reads"
+    with pytest.raises(UsageError, match="--run names no tool 'triple'; it names: careless, double"):
+        CliRunner().invoke(app, ["tools", "show", "triple", "--run", past], catch_exceptions=False)
+    noted = run("call", "note", "--run", past, "--args", '{"text": "the oven is hot"}')
+    assert (noted.exit_code, noted.stdout) == (0, "noted\n")
+    recalled = run("call", "recall", "--run", past, "--args", '{"query": "oven"}')
+    assert recalled.stdout == "Note: the oven is hot\n"
+    tried = run("test", "--tool", "memory", "--run", past, "--calls", "40", "--json")
+    assert [(row["tool"], row["findings"]) for row in json.loads(tried.stdout)] == [("note", []), ("recall", [])]
 
 
 def test_bad_calls_are_thrown_at_tools(file: str) -> None:

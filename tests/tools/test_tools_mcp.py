@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from autotelic.agents import Solver, ToolLoop
 from autotelic.core.errors import UsageError
+from autotelic.core.words import Message
+from autotelic.environments import make_environment
+from autotelic.serving import Gateway, Sampling, ScriptedBackend
 from autotelic.tools import McpServer, ToolsConfig, open_toolbox
 
 SCRIPT = Path(__file__).with_name("mcp_server.py")
@@ -38,9 +45,11 @@ def url() -> Iterator[str]:
 async def test_the_tools_of_a_server_are_called(over: str, url: str) -> None:
     server = STDIO if over == "stdio" else McpServer(url=url, permission="pure", seconds=20)
     async with open_toolbox(ToolsConfig(mcp={"house": server})) as toolbox:
-        assert {tool.name for tool in toolbox.allowed} == {"add", "fail", "wait", "die", "secrets"}
+        assert {tool.name for tool in toolbox.allowed} == {"add", "fail", "wait", "die", "secrets", "books_find"}
         added = await toolbox.call("add", '{"left": 2, "right": 40}')
         assert (added.ok, added.content) == (True, "42")
+        found = await toolbox.call("books_find", {"title": "Emma"})
+        assert found.content == "Emma is on shelf 3", "our names have no dots, and the server is called by its own"
         failed = await toolbox.call("fail", {"text": "no bread"})
         assert (failed.ok, failed.reason) == (False, "failed") and "no bread" in failed.content
         for bad in ('{"left": "2", "right": 40}', '{"left": 2}', '{"left": 2, "right": 40, "up": 1}'):
@@ -57,7 +66,7 @@ async def test_a_server_on_the_command_line_needs_one_word(url: str) -> None:
 
 
 @pytest.mark.e2e
-async def test_a_tool_that_hangs_and_a_server_that_dies_are_results(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_tool_that_hangs_is_a_result_and_secrets_stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOUSE_SECRET", "x")
     server = STDIO.model_copy(update={"seconds": 4.0})
     async with open_toolbox(ToolsConfig(mcp={"house": server})) as toolbox:
@@ -65,8 +74,81 @@ async def test_a_tool_that_hangs_and_a_server_that_dies_are_results(monkeypatch:
         assert "PATH" in seen.content and "HOUSE_SECRET" not in seen.content
         late = await toolbox.call("wait", {"seconds": 60})
         assert not late.ok and late.reason in ("timeout", "failed")
-        assert not (await toolbox.call("die", {})).ok
-        assert not (await toolbox.call("add", {"left": 1, "right": 1})).ok
+
+
+async def test_a_server_that_died_is_started_again(tmp_path: Path) -> None:
+    async with open_toolbox(ToolsConfig(mcp={"house": STDIO})) as toolbox:
+        for _ in range(2):
+            died = await toolbox.call("die", {})
+            assert (died.ok, died.reason) == (False, "failed"), "called again in a fresh server, it died again"
+            assert (await toolbox.call("add", {"left": 1, "right": 1})).content == "2"
+        several = [toolbox.call("die", {}), *(toolbox.call("add", {"left": 1, "right": n}) for n in range(3))]
+        await asyncio.gather(*several)
+        assert (await toolbox.call("add", {"left": 2, "right": 2})).content == "4"
+
+
+async def test_a_call_that_may_have_changed_something_is_not_made_twice() -> None:
+    careful = STDIO.model_copy(update={"permission": "writes"})
+    async with open_toolbox(ToolsConfig(mcp={"house": careful}, allow=("writes",))) as toolbox:
+        lost = await toolbox.call("die", {})
+        assert not lost.ok and "not known what was done; it is there again" in lost.content
+        assert (await toolbox.call("add", {"left": 1, "right": 1})).content == "2"
+
+
+async def test_tools_of_the_same_name_are_told_apart_by_a_prefix() -> None:
+    servers = {"a": STDIO, "b": STDIO.model_copy(update={"prefix": "other_", "tools": ("add", "books.find")})}
+    async with open_toolbox(ToolsConfig(mcp=servers)) as toolbox:
+        assert {"add", "books_find", "other_add", "other_books_find"} <= {tool.name for tool in toolbox.allowed}
+        assert (await toolbox.call("other_add", {"left": 1, "right": 1})).content == "2"
+
+
+def odd(fault: str, file: Path, seconds: float = 20) -> McpServer:
+    command = (sys.executable, str(SCRIPT.with_name("mcp_odd.py")), fault, str(file))
+    return McpServer(command=command, permission="pure", seconds=seconds)
+
+
+@pytest.mark.parametrize(("fault", "seconds"), [("endless", 60.0), ("error", 20.0), ("mute", 3.0)])
+async def test_a_server_that_cannot_list_its_tools_is_ended(tmp_path: Path, fault: str, seconds: float) -> None:
+    with pytest.raises(UsageError, match="cannot be reached"):
+        async with open_toolbox(ToolsConfig(mcp={"odd": odd(fault, tmp_path / "pid", seconds)})):
+            pass
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+async def test_a_tool_that_cannot_be_used_does_not_take_the_others_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = odd("schema", tmp_path / "pid")
+    async with open_toolbox(ToolsConfig(mcp={"odd": server})) as toolbox:
+        assert [tool.name for tool in toolbox.allowed] == ["good"]
+    assert "left out a tool" in caplog.text and "'bad' is no JSON schema" in caplog.text
+    with pytest.raises(UsageError, match="'bad' is no JSON schema"):
+        async with open_toolbox(ToolsConfig(mcp={"odd": server.model_copy(update={"tools": ("bad",)})})):
+            pass
+
+
+async def test_the_solver_calls_the_tools_of_a_server() -> None:
+    environment = make_environment({"name": "reasoning_gym", "families": ["gcd"]})
+    (task,) = environment.tasks(1, seed=3)
+    told: list[list[Message]] = []
+
+    def say(messages: Sequence[Message], sampling: Sampling) -> list[str]:
+        told.append(list(messages))
+        if messages[-1].role == "tool":
+            return [json.dumps({"answer": messages[-1].content})]
+        assert "add" in {one["function"]["name"] for one in sampling.tools}
+        arguments = {"left": int(str(task.answer)) - 1, "right": 1}
+        return [json.dumps({"calls": [{"tool": "add", "arguments": arguments}]})]
+
+    gateway = Gateway(ScriptedBackend(say))
+    async with open_toolbox(ToolsConfig(mcp={"house": STDIO})) as toolbox:
+        solver = Solver(gateway, environment, ToolLoop(gateway, toolbox))
+        found = await solver.attempt(task, solver.messages(task), Sampling(n=2, seed=1))
+    assert [(one.answer, one.score, one.reason) for one in found] == [(task.answer, 1.0, "ok")] * 2
+    assert [[(c.call.name, c.result.content) for c in one.calls] for one in found] == [[("add", task.answer)]] * 2
+    assert [turn["role"] for turn in found[0].turns] == ["assistant", "tool"]
+    assert len(told) == 4
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,13 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pydantic import Field
 
 from autotelic.core.dialect import read_turn, turn_schema
 from autotelic.core.words import Completion, Frozen, Message, ToolCall
-from autotelic.serving import TOO_LONG, Gateway, OnText, Sampling, TooLong
+from autotelic.serving import TOO_LONG, Gateway, OnText, Refused, Sampling, TooLong
 from autotelic.tools import Tool, Toolbox, ToolResult
 
 __all__ = ["Bounds", "CallRecord", "Conversation", "Picker", "ToolLoop", "Turn"]
@@ -110,7 +111,7 @@ class ToolLoop:
         self._offer(toolbox.allowed)
 
     def _offer(self, tools: Sequence[Tool]) -> None:
-        self._schemas = {tool.name: tool.parameters for tool in tools}
+        self._schemas: dict[str, dict[str, Any]] = {tool.name: tool.parameters for tool in tools}
         self.offered = tuple(tool.openai() for tool in tools)
         """The tools as the chat template takes them; the same in every turn, so that prompts share their beginning."""
 
@@ -157,13 +158,34 @@ class ToolLoop:
             # Offered to the end: providers refuse a conversation with calls in it and no tools beside it.
             (completion,) = await self._gateway.complete(messages, replace(sampling, tools=self.offered), on_text)
             return Turn(completion, completion.calls, None if completion.calls else completion.text)
-        left = self.bounds.calls - len(records)
-        must_call = self.bounds.call_first and not records and left > 0
-        schema = turn_schema(self._schemas, min(left, self.bounds.parallel), answer=not must_call)
-        guided = replace(sampling, schema=schema, tools=self.offered)
-        (completion,) = await self._gateway.complete(messages, guided, on_text)
+        schemas = self._schemas
+        try:
+            completion = await self._guided(schemas, messages, len(records), sampling, on_text)
+        except TooLong:
+            raise
+        except Refused:
+            # Servers do not know every schema. Without it the arguments are checked all the same, when they are used.
+            self._schemas = {name: {"type": "object"} for name in schemas}
+            if self._schemas == schemas:
+                raise
+            completion = await self._guided(self._schemas, messages, len(records), sampling, on_text)
         said = read_turn(completion.text)
         return Turn(completion, said.calls, said.answer, "" if said.calls or said.answer is not None else _FORM)
+
+    async def _guided(
+        self,
+        schemas: dict[str, dict[str, Any]],
+        messages: Sequence[Message],
+        made: int,
+        sampling: Sampling,
+        on_text: OnText | None,
+    ) -> Completion:
+        left = self.bounds.calls - made
+        must_call = self.bounds.call_first and not made and left > 0
+        schema = turn_schema(schemas, min(left, self.bounds.parallel), answer=not must_call)
+        guided = replace(sampling, schema=schema, tools=self.offered)
+        (completion,) = await self._gateway.complete(messages, guided, on_text)
+        return completion
 
     async def act(self, calls: Sequence[ToolCall], records: Sequence[CallRecord]) -> list[CallRecord]:
         """Run a turn's calls side by side, within the bounds; `records` are the calls made before."""

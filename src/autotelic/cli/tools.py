@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +16,7 @@ from autotelic.cli.shown import JsonOption, show
 from autotelic.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from autotelic.graphs import Config
     from autotelic.tools import Tool, Toolbox, ToolsConfig
 
 __all__ = ["AllowOption", "ToolOption", "tools", "tools_config"]
@@ -31,6 +34,10 @@ AllowOption = Annotated[
         help="What may be called besides pure and reads: writes, network, or a tool's name. May be repeated.",
     ),
 ]
+RunOption = Annotated[
+    Path | None,
+    typer.Option("--run", help="A run: its own tools if no --tool is given, else what memory and skills belong to."),
+]
 NameArgument = Annotated[str, typer.Argument(help="Name of a tool.")]
 
 
@@ -42,15 +49,17 @@ def tools_config(tool: Sequence[str] | None, allow: Sequence[str] | None) -> Too
 
 
 @tools.command("list")
-def list_tools(tool: ToolOption = None, allow: AllowOption = None, as_json: JsonOption = False) -> None:
-    """List the tools that --tool names; without it, the names that can be given to --tool."""
-    if not tool:
+def list_tools(
+    tool: ToolOption = None, allow: AllowOption = None, run: RunOption = None, as_json: JsonOption = False
+) -> None:
+    """List the tools that --tool names, or those of --run; without both, the names that can be given to --tool."""
+    if not tool and run is None:
         from autotelic.core.registry import available
 
         names = sorted({"python", *available("tool")})
         show(names, as_json, "\n".join(names))
         return
-    rows = asyncio.run(_listed(tools_config(tool, allow)))
+    rows = asyncio.run(_listed(_config(tool, allow, run), run))
     table = Table("tool", "permission", "allowed", "seconds", "what it does")
     for row in rows:
         does = row["description"].split("\n")[0]
@@ -59,11 +68,12 @@ def list_tools(tool: ToolOption = None, allow: AllowOption = None, as_json: Json
 
 
 @tools.command("show")
-def show_tool(name: NameArgument, tool: ToolOption = None, as_json: JsonOption = False) -> None:
+def show_tool(name: NameArgument, tool: ToolOption = None, run: RunOption = None, as_json: JsonOption = False) -> None:
     """Show a tool's description, bounds and schema."""
-    rows = {row["name"]: row for row in asyncio.run(_listed(tools_config(tool or [name], None)))}
+    rows = {row["name"]: row for row in asyncio.run(_listed(_config(tool, None, run, name), run))}
     if name not in rows:
-        raise UsageError(f"--tool names no tool {name!r}; it names: {', '.join(rows)}.")
+        source, there = "--run" if run is not None and not tool else "--tool", ", ".join(rows) or "none"
+        raise UsageError(f"{source} names no tool {name!r}; it names: {there}.")
     row = rows[name]
     show(row, as_json, json.dumps(row, indent=2, ensure_ascii=False))
 
@@ -74,13 +84,13 @@ def call_tool(
     arguments: Annotated[str, typer.Option("--args", help='JSON, e.g. {"expression": "2 + 2"}.')] = "{}",
     tool: ToolOption = None,
     allow: AllowOption = None,
+    run: RunOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Call a tool as a model would; exit code 1 if it did not do its work."""
-    from autotelic.tools import open_toolbox
 
     async def call() -> Any:
-        async with open_toolbox(tools_config(tool or [name], allow), workers=1) as toolbox:
+        async with _opened(_config(tool, allow, run, name), run) as toolbox:
             return await toolbox.call(name, arguments)
 
     result = asyncio.run(call())
@@ -93,6 +103,7 @@ def call_tool(
 def test_tools(
     tool: ToolOption = None,
     allow: AllowOption = None,
+    run: RunOption = None,
     calls: Annotated[int, typer.Option(min=1, help="Calls for each tool.")] = 300,
     seed: Annotated[int, typer.Option(help="Which calls.")] = 0,
     as_json: JsonOption = False,
@@ -101,29 +112,62 @@ def test_tools(
 
     Calls that fit are made to allowed tools only; broken ones never reach a tool that keeps its schema.
     """
-    found = asyncio.run(_tested(tools_config(tool, allow), calls, seed))
+    found = asyncio.run(_tested(_config(tool, allow, run), run, calls, seed))
     lines = [f"{row['tool']}: {row['calls']} calls, {len(row['findings'])} ended badly" for row in found]
     for row in found:
         lines += [f"  {f['kind']} {f['arguments'][:100]}: {f['problem']}" for f in row["findings"][:10]]
     show(found, as_json, "\n".join(lines))
     if not found:
-        raise UsageError("no tool was named. Name one with --tool, e.g. --tool my_tools.py")
+        raise UsageError("no tool was named. Name one with --tool, e.g. --tool my_tools.py, or a run with --run.")
     if any(row["findings"] for row in found):
         raise typer.Exit(1)
 
 
-async def _listed(config: ToolsConfig) -> list[dict[str, Any]]:
+def _config(
+    tool: Sequence[str] | None, allow: Sequence[str] | None, run: Path | None, name: str | None = None
+) -> ToolsConfig:
+    """Return which tools are meant: those of `--tool`, else the run's, else the one that is named."""
+    if run is None or tool:
+        return tools_config(tool or (name and [name]), allow)
+    own = _settings(run).tools
+    return own.model_copy(update={"allow": (*own.allow, *(allow or ()))})
+
+
+def _settings(run: Path) -> Config:
+    from autotelic.core.config import load_config
+    from autotelic.core.run_dir import RunDir
+    from autotelic.graphs import Config
+
+    return load_config(Config, RunDir(run).require().config)
+
+
+@asynccontextmanager
+async def _opened(config: ToolsConfig, run: Path | None) -> AsyncIterator[Toolbox]:
     from autotelic.tools import open_toolbox
 
-    async with open_toolbox(config, workers=1) as toolbox:
+    async with AsyncExitStack() as stack:
+        made: Mapping[str, Sequence[Tool]] = {}
+        if run is not None:
+            from autotelic.cli.memory import opened
+            from autotelic.graphs.skill_library import open_made
+
+            settings = _settings(run)
+            memory, _ = await stack.enter_async_context(opened(run))
+            own = open_made(memory, config.use, scopes=settings.memory.scopes, sandbox=settings.sandbox)
+            made = await stack.enter_async_context(own)
+        yield await stack.enter_async_context(open_toolbox(config, workers=1, made=made))
+
+
+async def _listed(config: ToolsConfig, run: Path | None) -> list[dict[str, Any]]:
+    async with _opened(config, run) as toolbox:
         return [_row(tool, tool in toolbox.allowed) for tool in _all(toolbox)]
 
 
-async def _tested(config: ToolsConfig, calls: int, seed: int) -> list[dict[str, Any]]:
-    from autotelic.tools import fuzz, open_toolbox
+async def _tested(config: ToolsConfig, run: Path | None, calls: int, seed: int) -> list[dict[str, Any]]:
+    from autotelic.tools import fuzz
 
     rows = []
-    async with open_toolbox(config, workers=1) as toolbox:
+    async with _opened(config, run) as toolbox:
         for tool in _all(toolbox):
             findings = await fuzz(tool, calls, seed, run_fitting=tool in toolbox.allowed)
             shown = [{"kind": f.call.kind, "arguments": f.call.arguments, "problem": f.problem} for f in findings]

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from autotelic.core.words import ToolCall
 
@@ -59,7 +60,7 @@ def turn_schema(tools: Mapping[str, Mapping[str, Any]], calls: int, *, answer: b
     """
     forms, definitions = [], dict[str, Any]()
     if calls > 0 and tools:
-        one = [_closed(tool={"const": name}, arguments=_hoist(name, tools[name], definitions)) for name in tools]
+        one = [_closed(tool={"const": name}, arguments=_hoist(tools[name], definitions)) for name in tools]
         forms.append(_closed(calls={"type": "array", "items": {"anyOf": one}, "minItems": 1, "maxItems": calls}))
     if answer or not forms:
         forms.append(_closed(answer={"type": "string"}))
@@ -67,7 +68,7 @@ def turn_schema(tools: Mapping[str, Mapping[str, Any]], calls: int, *, answer: b
 
 
 def strict_json(text: str) -> Any:
-    """Parse what a model wrote: no name twice in one object, no NaN or Infinity, not without end.
+    """Parse what a model wrote: no name twice in one object, no NaN or Infinity, no half characters, not without end.
 
     Raises:
         ValueError: it is not JSON in this sense.
@@ -75,7 +76,9 @@ def strict_json(text: str) -> Any:
     """
     if len(text) > _MAX_TEXT:
         raise ValueError(f"{len(text)} characters, at most {_MAX_TEXT} are allowed")
-    return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+    found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+    json.dumps(found, ensure_ascii=False).encode()  # half a character, `"\ud800"`, is found here
+    return found
 
 
 _MAX_TEXT = 200_000
@@ -98,19 +101,61 @@ def _closed(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
 
 
-def _hoist(tool: str, schema: Mapping[str, Any], definitions: dict[str, Any]) -> Any:
-    """Return a tool's schema as a part of a larger one, which takes over its definitions under names of their own."""
+def _hoist(schema: Mapping[str, Any], definitions: dict[str, Any]) -> Any:
+    """Return a tool's schema as a part of a larger one.
+
+    What it refers to, wherever in it that stands, goes into the larger one's definitions under a name of its own; a
+    reference to what is not in it takes anything. (Arguments are checked by the tool's own schema all the same.)
+    """
+    names: dict[str, str] = {}
+
+    def refer(at: str) -> dict[str, Any]:
+        if at not in names:
+            try:
+                target = _at(schema, at)
+            except (LookupError, ValueError):
+                return {}
+            names[at] = str(len(definitions))
+            definitions[names[at]] = True  # holds its place while what is below may refer back to it
+            definitions[names[at]] = moved(target)
+        return {"$ref": f"#/$defs/{names[at]}"}
 
     def moved(part: Any) -> Any:
         if isinstance(part, list):
             return [moved(one) for one in part]
         if not isinstance(part, Mapping):
             return part
-        kept = {key: moved(value) for key, value in part.items() if key != "$defs"}
-        if isinstance(at := part.get("$ref"), str):
-            kept["$ref"] = at.replace("#/$defs/", f"#/$defs/{tool}.")
+        kept: dict[str, Any] = {}
+        for key, value in part.items():
+            if key == "$ref" and isinstance(value, str):
+                kept |= refer(value)
+            elif key in _OF_NAMES and isinstance(value, Mapping):
+                kept[key] = {name: moved(one) for name, one in value.items()}
+            elif key not in _OF_A_WHOLE:
+                kept[key] = value if key in _OF_DATA else moved(value)
         return kept
 
-    own = schema.get("$defs", {})
-    definitions.update({f"{tool}.{name}": moved(definition) for name, definition in own.items()})
     return moved(schema)
+
+
+_OF_NAMES = {"properties", "patternProperties", "dependentSchemas"}
+_OF_DATA = {"const", "enum", "default", "examples"}
+_OF_A_WHOLE = {"$id", "$schema", "$defs", "definitions", "$anchor", "$dynamicAnchor", "$dynamicRef", "$vocabulary"}
+
+
+def _at(schema: Any, reference: str) -> Any:
+    """Return what a JSON pointer of the form `#/a/0` points to.
+
+    Raises:
+        LookupError: there is nothing.
+        ValueError: it is no such pointer.
+    """
+    if reference != "#" and not reference.startswith("#/"):
+        raise ValueError(f"{reference} is no place in the schema")
+    found = schema
+    for part in unquote(reference).split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        if not isinstance(found, Mapping | list):
+            raise LookupError(reference)
+        found = found[int(name)] if isinstance(found, list) else found[name]
+    return found

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 __all__ = [
     "Canary",
@@ -33,12 +33,26 @@ __all__ = [
     "ToolCall",
     "TrainingExample",
     "content_id",
+    "sound",
 ]
 
 Score = float | None
 """A number in [0, 1], or `None` for "no verdict"."""
 
 SuiteName = Literal["fresh", "frozen", "regression", "sealed", "trial"]
+
+
+def sound(text: str) -> str:
+    """Return `text` as it can be sent and stored: halves of a surrogate pair are joined, single ones replaced."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+Sound = Annotated[str, AfterValidator(sound)]
+"""Text from a model or a provider."""
 
 
 def content_id(*parts: Any) -> str:
@@ -84,11 +98,11 @@ class PolicyState(StrEnum):
 class ToolCall(Frozen):
     """One call of a tool as a model wrote it."""
 
-    id: str = ""
+    id: Sound = ""
     """The provider's id of the call, which its result has to name; empty where calls are part of the text."""
-    name: str
+    name: Sound
     """Name of the tool."""
-    arguments: str
+    arguments: Sound
     """JSON text, not checked yet."""
 
 
@@ -97,7 +111,7 @@ class Message(Frozen):
 
     role: Literal["system", "user", "assistant", "tool"]
     """Speaker."""
-    content: str
+    content: Sound
     """Text, exactly as the chat template receives it."""
     calls: tuple[ToolCall, ...] = ()
     """Calls that a provider gave apart from the text."""
@@ -180,7 +194,7 @@ class Rejection(Frozen):
 class Completion(Frozen):
     """One sampled answer of a model. Token ids and log-probabilities come from the server, never from re-tokenising."""
 
-    text: str
+    text: Sound
     """Generated text."""
     finish_reason: str
     """`stop` or `length` (or what the provider says)."""

@@ -51,7 +51,7 @@ def python_tool(sandbox: Sandbox, *, name: str = "python") -> Tool:
         return ToolResult(ok=False, content=text, reason="timeout" if outcome.status == "timeout" else "failed")
 
     # The sandbox keeps the time; this only has to outlast it and the wait for a free worker.
-    return tool(name=name, seconds=sandbox.limits.seconds * 10 + 30, permission="pure")(python)
+    return tool(name=name, seconds=sandbox.limits.seconds * 10 + 30, permission="pure", here=True)(python)
 
 
 def _value(node: ast.expr, text: str) -> Fraction:

@@ -6,7 +6,6 @@ lead out of the folder are not followed.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 import sqlite3
@@ -36,11 +35,11 @@ def documents(folder: str) -> Tool:
     index = _Index(root)
 
     @tool(name="documents", permission="reads")
-    async def search(query: str, count: int = 3) -> str:
+    def search(query: str, count: int = 3) -> str:
         """Search local documents for words. Returns the best passages, each with its file and line."""
         if not 1 <= count <= 20:
             raise ModelRetry(f"count is {count}, expected 1 to 20")
-        return await asyncio.to_thread(index.search, query, count)
+        return index.search(query, count)
 
     return search
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shlex
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -86,7 +87,8 @@ def load_tools(spec: str, *, sandbox: Sandbox | None = None) -> list[Tool]:
 
     Args:
         spec: `path/to/tools.py` (every tool in it), `package.module:name` (a tool or a list of tools), `python`, a
-            registered name, or `name=argument` where a plain function is registered, which makes tools from a text.
+            registered name, or `name=argument` where a function is registered that makes tools from a text. Such a
+            function returns tools by its annotation, or has none for what it returns; any other is a tool itself.
         sandbox: where `python` runs.
 
     Raises:
@@ -101,7 +103,7 @@ def load_tools(spec: str, *, sandbox: Sandbox | None = None) -> list[Tool]:
     name, given, argument = spec.partition("=")
     if given and not name.endswith(".py"):
         maker = lookup("tool", name)
-        if not inspect.isfunction(maker):
+        if not _makes_tools(maker):
             raise UsageError(f"the tool {name!r} takes nothing after '='. Name it alone.")
         found = _as_tools(maker(argument))
     elif spec.endswith(".py"):
@@ -112,8 +114,11 @@ def load_tools(spec: str, *, sandbox: Sandbox | None = None) -> list[Tool]:
         found = _as_tools(_attribute(spec))
     else:
         thing = lookup("tool", spec)
-        if inspect.isfunction(thing):
-            raise UsageError(f"the tool {spec!r} is made from something. Say from what: {spec}=...")
+        if _makes_tools(thing):
+            raise UsageError(
+                f"the tool {spec!r} is made from something. Say from what: {spec}=... (If the function itself is the "
+                "tool, mark it with @autotelic.tool.)"
+            )
         found = _as_tools(thing)
     names = [tool.name for tool in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -138,6 +143,14 @@ def _is_tool(thing: Any) -> bool:
     from langchain_core.tools import BaseTool
 
     return isinstance(thing, Tool | BaseTool)
+
+
+def _makes_tools(thing: Any) -> bool:
+    """Whether a thing is a function that makes tools, by what it says it returns."""
+    if not inspect.isfunction(thing):
+        return False
+    returned = inspect.signature(thing).return_annotation
+    return returned is inspect.Signature.empty or re.search(r"Tool\b", str(returned)) is not None
 
 
 def _attribute(spec: str) -> Any:

@@ -7,6 +7,8 @@ who named the server says what they can do.
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,8 +21,11 @@ from autotelic.tools._tool import Permission, Tool, ToolResult
 
 if TYPE_CHECKING:
     from mcp import Client
+    from mcp.types import CallToolResult
 
-__all__ = ["McpServer", "mcp_tools"]
+__all__ = ["McpServer", "ServerLost", "mcp_tools"]
+
+_log = logging.getLogger(__name__)
 
 
 class McpServer(Frozen):
@@ -35,9 +40,11 @@ class McpServer(Frozen):
     permission: Permission = "network"
     """What its tools can do at worst. Say less than `network` only of a server that you know."""
     tools: tuple[str, ...] | None = None
-    """Names of the tools to take; all if not given."""
+    """Names of the tools to take, as the server has them; all if not given."""
+    prefix: str = ""
+    """Put before the names of its tools, e.g. `books_`: for servers whose tools have the same names."""
     seconds: float = Field(default=30.0, gt=0)
-    """Bound on connecting, and on each call."""
+    """Bound on connecting, which includes listing its tools, and on each call."""
 
     @model_validator(mode="after")
     def _one_way(self) -> McpServer:
@@ -50,15 +57,17 @@ class McpServer(Frozen):
 async def mcp_tools(name: str, server: McpServer) -> AsyncIterator[list[Tool]]:
     """Connect to a server and give its tools, which can be called until the end.
 
+    A server that was lost is connected to again when one of its tools is called.
+
     Raises:
         UsageError: it cannot be reached, or lacks a tool that was named.
         MissingPackage: `mcp` is not installed.
     """
-    client = _client(server)
+    connection = _Connection(server)
     try:
-        async with asyncio.timeout(server.seconds):
-            await client.__aenter__()
-        offered = {tool.name: tool for tool in await _all_tools(client)}
+        offered = {tool.name: tool for tool in await connection.open()}
+    except MissingPackage:
+        raise
     except Exception as error:
         where = server.url or " ".join(server.command)
         raise UsageError(
@@ -68,9 +77,98 @@ async def mcp_tools(name: str, server: McpServer) -> AsyncIterator[list[Tool]]:
         wanted = offered if server.tools is None else server.tools
         if missing := [tool for tool in wanted if tool not in offered]:
             raise UsageError(f"the MCP server {name!r} has no tool {missing[0]!r}; it has: {', '.join(offered)}.")
-        yield [_tool(client, offered[tool], server) for tool in wanted]
+        yield [made for tool in wanted if (made := _tool(connection, offered[tool], server)) is not None]
     finally:
-        await client.__aexit__(None, None, None)
+        await connection.close()
+
+
+class _Connection:
+    """A connection to a server. A client has to be closed by the task that opened it: so it has a task of its own."""
+
+    def __init__(self, server: McpServer) -> None:
+        self._server = server
+        self._client: Client | None = None
+        self._holder: asyncio.Task[None] | None = None
+        self._end = asyncio.Event()
+        self._mending = asyncio.Lock()
+
+    async def open(self) -> list[Any]:
+        """Connect, and return what the server offers, all within its time."""
+        client, self._end = _client(self._server), asyncio.Event()
+        listed: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._holder = asyncio.create_task(self._hold(client, listed, self._end))
+        try:
+            async with asyncio.timeout(self._server.seconds):
+                offered = await listed
+        except BaseException:
+            self._holder.cancel()
+            await self.close()
+            raise
+        self._client = client
+        return offered
+
+    async def close(self) -> None:
+        """Disconnect."""
+        self._client = None
+        self._end.set()
+        if self._holder is not None:
+            await asyncio.wait({self._holder})
+
+    async def call(self, name: str, arguments: dict[str, Any]) -> CallToolResult:
+        """Call a tool; if the server turns out to be lost, connect again.
+
+        Raises:
+            ServerLost: it was lost while the tool was called, and what the call did there is not known.
+        """
+        from mcp import MCPError
+        from mcp.types import REQUEST_TIMEOUT
+
+        client = self._client or await self._mended(None)
+        try:
+            return await client.call_tool(name, arguments)
+        except Exception as error:
+            if (isinstance(error, MCPError) and error.code == REQUEST_TIMEOUT) or await self._answers(client):
+                raise
+            client = await self._mended(client)
+            if self._server.permission not in _REPEATABLE:
+                raise ServerLost(
+                    "the server was lost during the call, and it is not known what was done; it is there again"
+                ) from error
+        return await client.call_tool(name, arguments)
+
+    async def _hold(self, client: Client, listed: asyncio.Future[list[Any]], end: asyncio.Event) -> None:
+        try:
+            async with client:
+                offered = await _all_tools(client)
+                if not listed.done():
+                    listed.set_result(offered)
+                await end.wait()
+        except Exception as error:  # after the listing: that a lost server cannot be closed in good order
+            if not listed.done():
+                listed.set_exception(error)
+
+    async def _mended(self, lost: Client | None) -> Client:
+        async with self._mending:
+            if self._client is lost:
+                await self.close()
+                await self.open()
+            assert self._client is not None, "it was just opened"
+            return self._client
+
+    async def _answers(self, client: Client) -> bool:
+        try:
+            await client.list_tools(cache_mode="bypass")
+        except Exception:
+            return False
+        return True
+
+
+class ServerLost(Exception):
+    """A server went away while a tool of its was called."""
+
+
+_REPEATABLE = ("pure", "reads")
+_MAX_PAGES = 1000
 
 
 def _client(server: McpServer) -> Client:
@@ -87,28 +185,39 @@ def _client(server: McpServer) -> Client:
 async def _all_tools(client: Client) -> list[Any]:
     page = await client.list_tools()
     found = list(page.tools)
-    while page.next_cursor:
+    for _ in range(_MAX_PAGES):
+        if not page.next_cursor:
+            return found
         page = await client.list_tools(cursor=page.next_cursor)
         found += page.tools
-    return found
+    raise ValueError(f"its list of tools has no end: more than {_MAX_PAGES} pages")
 
 
-def _tool(client: Client, offered: Any, server: McpServer) -> Tool:
+def _tool(connection: _Connection, offered: Any, server: McpServer) -> Tool | None:
+    """Return a server's tool as ours; `None`, and a line in the log, if we cannot have it and nobody asked for it."""
+
     async def call(arguments: dict[str, Any]) -> ToolResult:
-        result = await client.call_tool(offered.name, arguments)
+        result = await connection.call(offered.name, arguments)
         parts = [getattr(part, "text", None) or f"<{part.type}>" for part in result.content]
         return ToolResult(
             ok=not result.is_error, content="\n".join(parts), reason="failed" if result.is_error else "ok"
         )
 
-    return Tool(
-        offered.name,
-        offered.description or "",
-        offered.input_schema,
-        call,
-        seconds=server.seconds + 1,  # the client's own bound comes first, and says more
-        permission=server.permission,
-    )
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", f"{server.prefix}{offered.name}")  # the protocol allows `books.find`
+    try:
+        return Tool(
+            name if name[:1].isalpha() else f"_{name}",
+            offered.description or "",
+            offered.input_schema,
+            call,
+            seconds=2 * server.seconds + 1,  # the client's own bounds come first, on connecting again and on the call
+            permission=server.permission,
+        )
+    except UsageError as error:
+        if server.tools is not None:
+            raise
+        _log.warning("left out a tool of %s: %s", server.url or " ".join(server.command), error)
+        return None
 
 
 def _innermost(error: BaseException) -> str:

@@ -11,21 +11,24 @@ import asyncio
 import inspect
 import json
 import re
-import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, get_args, get_type_hints, overload
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints, overload
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from autotelic.core.dialect import strict_json
 from autotelic.core.errors import UsageError
-from autotelic.core.words import Frozen
+from autotelic.core.words import Frozen, sound
+from autotelic.tools._running import in_loop, in_thread
+
+if TYPE_CHECKING:
+    from langchain_core.tools import BaseTool
 
 __all__ = ["Permission", "Tool", "ToolReason", "ToolResult", "as_tool", "bad_arguments", "tool"]
 
@@ -36,6 +39,9 @@ Each class includes the ones before it. A tool that does not say counts as `netw
 """
 
 ToolReason = Literal["ok", "bad_arguments", "failed", "timeout", "refused", "unknown"]
+
+_GRACE = 1.0
+"""Seconds that a call which is out of time gets to clean up."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
@@ -56,8 +62,7 @@ class ToolResult(Frozen):
 class Tool:
     """Something that an agent may call.
 
-    `seconds` bounds a call (a plain function runs in a thread, which cannot be killed: after the time it is no longer
-    waited for, and does not keep the program from ending); `max_chars` bounds what comes back.
+    `seconds` bounds a call: after that it is cancelled and no longer waited for. `max_chars` bounds what comes back.
 
     Raises:
         UsageError: the name or the schema cannot be used.
@@ -68,7 +73,8 @@ class Tool:
     parameters: dict[str, Any]
     """JSON schema of the arguments, an object. Names that are not in it are refused."""
     function: Callable[[dict[str, Any]], Awaitable[Any]]
-    """Takes arguments that fit the schema, gives the result. A `ToolResult` is passed on, anything else is rendered."""
+    """Takes arguments that fit the schema, gives the result. A `ToolResult` is passed on, anything else is rendered.
+    Runs in the caller's event loop, so it must not block."""
     seconds: float = 30.0
     max_chars: int = 8000
     permission: Permission = "network"
@@ -96,18 +102,21 @@ class Tool:
             return bad_arguments(f"the arguments are not JSON: {error}")
         if problem := self._problem(given):
             return bad_arguments(problem)
+        # A task of its own, so that its errors, its time limits and its cancellation are never taken for ours.
+        work = asyncio.create_task(self._work(given))
         try:
-            async with asyncio.timeout(self.seconds):
-                return self._bounded(await self.function(given))
-        except TimeoutError:
-            return ToolResult(
-                ok=False, content=f"{self.name} gave no result within {self.seconds:g} s", reason="timeout"
-            )
-        except ValidationError as error:
-            return bad_arguments(_explain(error))
-        except (Exception, SystemExit) as error:
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            return ToolResult(ok=False, content=self._cut(text), reason="failed")
+            await asyncio.wait({work}, timeout=self.seconds)
+            late = not work.done()
+        finally:
+            if not work.done():
+                work.cancel()
+                await asyncio.wait({work}, timeout=_GRACE)
+        if late:
+            text = f"{self.name} gave no result within {self.seconds:g} s"
+            return ToolResult(ok=False, content=text, reason="timeout")
+        if work.cancelled():
+            return ToolResult(ok=False, content=f"{self.name} was cancelled from within", reason="failed")
+        return work.result()
 
     def openai(self) -> dict[str, Any]:
         """Return the tool in the form that OpenAI-compatible servers and chat templates take."""
@@ -133,6 +142,15 @@ class Tool:
             return f"the tool's schema refers to {error.ref}, which is not in it"
         return "; ".join(f"{'.'.join(map(str, e.path)) or 'arguments'}: {e.message[:200]}" for e in errors[:5])
 
+    async def _work(self, given: dict[str, Any]) -> ToolResult:
+        try:
+            return self._bounded(await self.function(given))
+        except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            return ToolResult(ok=False, content=self._cut(text), reason="failed")
+
     def _bounded(self, result: Any) -> ToolResult:
         if isinstance(result, ToolResult):
             return result.model_copy(update={"content": self._cut(result.content)})
@@ -142,14 +160,19 @@ class Tool:
     def _cut(self, text: str) -> str:
         left = len(text) - self.max_chars
         text = text if left <= 0 else f"{text[: self.max_chars]}... ({left} characters left out)"
-        return text.encode("utf-8", "replace").decode()  # half a surrogate pair could be neither sent nor stored
+        return sound(text)
 
 
 @overload
 def tool(function: Callable[..., Any], /) -> Tool: ...
 @overload
 def tool(
-    *, name: str | None = None, seconds: float = 30.0, max_chars: int = 8000, permission: Permission = "pure"
+    *,
+    name: str | None = None,
+    seconds: float = 30.0,
+    max_chars: int = 8000,
+    permission: Permission = "pure",
+    here: bool = False,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 def tool(
     function: Callable[..., Any] | None = None,
@@ -159,8 +182,13 @@ def tool(
     seconds: float = 30.0,
     max_chars: int = 8000,
     permission: Permission = "pure",
+    here: bool = False,
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a tool of a typed function, plain or async: its annotations are the schema, its docstring the description.
+
+    A plain function runs in a thread of its own, an async one in an event loop that all such tools share, in a thread
+    beside the caller's. So one that blocks holds up tools at most, and never a session or the program's end. A thread
+    cannot be killed: it goes on when it is no longer waited for.
 
     Args:
         function: the function.
@@ -168,13 +196,30 @@ def tool(
         seconds: bound on a call.
         max_chars: bound on the result.
         permission: say more than `pure` if it reads or changes anything outside itself: a run allows by these classes.
+        here: run an async function in the caller's event loop: for one that uses what belongs to that loop, and never
+            blocks.
 
     Raises:
-        UsageError: it has no docstring, an argument without annotation, or `*args`, `**kwargs` or positional-only ones.
+        UsageError: it has no docstring, an argument that a model could not pass, or one whose annotation has no schema.
     """
 
     def make(plain: Callable[..., Any]) -> Tool:
-        return _from_function(plain, name or plain.__name__, seconds, max_chars, permission)
+        called = name or plain.__name__
+        model = _arguments(plain, called)
+
+        async def call(arguments: dict[str, Any]) -> Any:
+            try:
+                # Strict, but as JSON: "2" is no number, while a date may come as text because JSON has no other way.
+                checked = model.model_validate_json(json.dumps(arguments), strict=True)
+            except ValidationError as error:
+                return bad_arguments(_explain(error))
+            run = partial(plain, **{field: getattr(checked, field) for field in model.model_fields})
+            if not inspect.iscoroutinefunction(plain):
+                return await in_thread(run)
+            return await (run() if here else in_loop(run))
+
+        description = inspect.getdoc(plain) or ""
+        return Tool(called, description, model.model_json_schema(), call, seconds, max_chars, permission)
 
     return make if function is None else make(function)
 
@@ -202,68 +247,66 @@ def as_tool(thing: Any) -> Tool:
 
 def bad_arguments(text: str) -> ToolResult:
     """Return the result of a call whose arguments do not fit."""
-    return ToolResult(ok=False, content=text[:1000].encode("utf-8", "replace").decode(), reason="bad_arguments")
+    return ToolResult(ok=False, content=sound(text[:1000]), reason="bad_arguments")
 
 
-def _from_function(
-    function: Callable[..., Any], name: str, seconds: float, max_chars: int, permission: Permission
-) -> Tool:
-    description = inspect.getdoc(function)
-    if not description:
+def _arguments(function: Callable[..., Any], name: str) -> type[BaseModel]:
+    """Return the arguments of a function as a model."""
+    if not inspect.getdoc(function):
         raise UsageError(f"the tool {name!r} has no docstring. Write one: it is what the model reads.")
-    hints = get_type_hints(function, include_extras=True)
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise UsageError(f"an annotation of the tool {name!r} cannot be read: {error}. Import what it names.") from None
     fields: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind not in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
             raise UsageError(f"the tool {name!r} takes {parameter}; a model can pass arguments by name only.")
+        if parameter.name.startswith("_"):
+            raise UsageError(
+                f"the argument {parameter.name!r} of the tool {name!r} begins with an underscore, and no schema can "
+                "hold it. Rename it."
+            )
         if parameter.name not in hints:
             raise UsageError(f"the argument {parameter.name!r} of the tool {name!r} has no annotation. Add one.")
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[parameter.name] = (hints[parameter.name], default)
-    model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+    try:
+        model: type[BaseModel] = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+        model.model_json_schema()
+    except PydanticUserError as error:  # also of the schema's making: it says what it could not do in its first line
+        what = error.message.splitlines()[0]
+        raise UsageError(
+            f"the arguments of the tool {name!r} have no JSON schema: {what}. Annotate them with types that JSON has, "
+            "or with pydantic models."
+        ) from None
+    return model
 
-    async def call(arguments: dict[str, Any]) -> Any:
-        # Strict, but as JSON: "2" is no number, while a date may come as text because JSON has no other way.
-        checked = model.model_validate_json(json.dumps(arguments), strict=True)
-        values = {field: getattr(checked, field) for field in fields}
-        if inspect.iscoroutinefunction(function):
-            return await function(**values)
-        return await _in_thread(function, values)
 
-    return Tool(name, description, model.model_json_schema(), call, seconds, max_chars, permission)
-
-
-def _from_langchain(thing: Any) -> Tool:
+def _from_langchain(thing: BaseTool) -> Tool:
     from langchain_core.utils.function_calling import convert_to_openai_tool
 
     function = convert_to_openai_tool(thing)["function"]
     parameters = function.get("parameters", {"type": "object", "properties": {}})
     permission = (thing.metadata or {}).get("permission", "network")
-    return Tool(thing.name, function.get("description", ""), parameters, thing.ainvoke, permission=permission)
+
+    async def call(arguments: dict[str, Any]) -> Any:
+        if _is_async(thing):
+            return await thing.ainvoke(arguments)
+        # Its own way would be the event loop's executor: few threads, for which the program's end waits.
+        return await in_thread(partial(thing.invoke, arguments))
+
+    return Tool(thing.name, function.get("description", ""), parameters, call, permission=permission)
 
 
-async def _in_thread(function: Callable[..., Any], values: dict[str, Any]) -> Any:
-    """Run a plain function in a thread of its own, which neither blocks others when it hangs nor the program's end."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
+def _is_async(thing: BaseTool) -> bool:
+    """Whether a LangChain tool has an async side of its own."""
+    from langchain_core.tools import BaseTool, StructuredTool
+    from langchain_core.tools import Tool as SimpleTool
 
-    def settle(result: Any, error: BaseException | None) -> None:
-        if not future.done():
-            future.set_result(result) if error is None else future.set_exception(error)
-
-    def work() -> None:
-        result, error = None, None
-        try:
-            result = function(**values)
-        except BaseException as raised:
-            # A future cannot carry a StopIteration, and an exit is the tool's, not the program's.
-            carried = isinstance(raised, Exception) and not isinstance(raised, StopIteration)
-            error = raised if carried else RuntimeError(repr(raised))
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=work, name="autotelic-tool", daemon=True).start()
-    return await future
+    if isinstance(thing, SimpleTool | StructuredTool) and thing.coroutine is not None:
+        return True
+    return type(thing)._arun not in (BaseTool._arun, SimpleTool._arun, StructuredTool._arun)
 
 
 def _explain(error: ValidationError) -> str:
