@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from langgraph.store.base import Item
 from tests.memory.kit import Trigrams, solved
 
 from autotelic.agents import memory_tools
 from autotelic.core.errors import UsageError
-from autotelic.memory import Lesson, Memory, MemoryStore
+from autotelic.memory import Lesson, Memory, MemoryStore, Query, Record
 from autotelic.tools import Toolbox, ToolsConfig, open_toolbox
+
+KEPT = ("namespace", "key", "value", "created_at", "updated_at")
 
 
 @pytest.fixture
@@ -44,10 +48,40 @@ async def test_a_note_needs_leave_to_write_and_is_never_experience(memory: Memor
     assert {one.kind for one in await memory.all()} == {"demonstration", "lesson"}
     [kept] = await MemoryStore(memory).asearch(("notes", "run"))
     assert kept.value == {"text": "the zebra code is 7"}
+    store = MemoryStore(memory)
+    assert (await store.aget(kept.namespace, kept.key)) == Item(**{name: getattr(kept, name) for name in KEPT})
+    await store.aput(kept.namespace, kept.key, {"text": "the zebra code is 8"})
+    assert [one.value for one in await store.asearch(kept.namespace)] == [{"text": "the zebra code is 8"}]
+    await store.adelete(kept.namespace, kept.key)
+    assert await store.asearch(("notes",)) == []
+    await box.call("note", {"text": "the zebra code is 7"})
     other = await Toolbox(memory_tools(memory, scopes=("user/bob",))).call(
         "recall", {"query": "zebra code", "count": 5}
     )
     assert "zebra" not in other.content and "gcd of 8, 9" in other.content
+
+
+async def test_notes_of_older_versions_are_found_by_the_store(tmp_path: Path) -> None:
+    now = "2026-01-02T03:04:05+00:00"
+    place: dict[str, Any] = {
+        "scope": "store/notes/run",
+        "namespace": ("notes", "run"),
+        "created_at": now,
+        "updated_at": now,
+    }
+    old = Record(id="note/0123", key="0123", value={"text": "old"}, indexed="old zebra", **place)
+    memory = await Memory.open(tmp_path, Trigrams())
+    await memory.keep([old])
+    await memory.aclose()
+    memory = await Memory.open(tmp_path, Trigrams())
+    store = MemoryStore(memory)
+    found = await store.aget(("notes", "run"), "0123")
+    assert found and found.value == {"text": "old"} and found.updated_at.isoformat() == now
+    [[same]] = await memory.retrieve([Query("old zebr", kinds=("record",), scopes=None)], 3)
+    assert await memory.check() and "note/0123" not in await memory.rows() and same.key == "0123"
+    await store.adelete(("notes", "run"), "0123")
+    assert await memory.rows() == {}
+    await memory.aclose()
 
 
 async def test_the_config_names_them_where_there_is_a_memory(memory: Memory) -> None:

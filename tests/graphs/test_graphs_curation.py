@@ -96,9 +96,9 @@ def test_memory_is_asked_as_of_the_round(
     retrieve = Memory.retrieve
     asked: list[int | None] = []
 
-    async def noted(self: Memory, queries: Any, k: int, *, before_round: int | None = None) -> Any:
+    async def noted(self: Memory, queries: Any, k: int, *, before_round: int | None = None, **ranking: Any) -> Any:
         asked.append(before_round)
-        return await retrieve(self, queries, k, before_round=before_round)
+        return await retrieve(self, queries, k, before_round=before_round, **ranking)
 
     monkeypatch.setattr(Memory, "retrieve", noted)
     play(CONFIG)

@@ -14,17 +14,18 @@ from typer.testing import CliRunner, Result
 
 from autotelic.cli.app import app
 from autotelic.cli.memory import opened
-from autotelic.core.config import load_config
+from autotelic.core.config import dump_config, load_config
 from autotelic.core.dialect import answering
-from autotelic.core.errors import UsageError
+from autotelic.core.errors import UsageError, Waiting
 from autotelic.core.run_dir import RunDir
 from autotelic.graphs import Config, open_session
 from autotelic.graphs.evaluating import fresh_suite
+from autotelic.graphs.oversight import answer
 from autotelic.graphs.toolsmithing import make_in_run
 from autotelic.graphs.trials import open_workshop, solved_examples, trial_tasks
 from autotelic.memory import Skill
 from autotelic.memory._truth import Row
-from autotelic.store import Ledger, SkillRow, SuiteRow, TrialRow
+from autotelic.store import ApprovalRow, Ledger, SkillRow, SuiteRow, TrialRow
 from autotelic.tools import load_tools
 
 CODE = 'def backward(word):\n    """Spell a word backward."""\n    return word[::-1]'
@@ -156,6 +157,19 @@ def test_the_champion_makes_a_skill_once_in_a_round(copied: Path, maker: None) -
     ledger.close()
     with pytest.raises(UsageError, match="no family 'flying'"):
         run("make", copied, "--family", "flying")
+
+
+def test_where_a_person_decides_about_forgetting_a_skill_waits_for_it(shelved: Path) -> None:
+    config = load_config(Config, shelved / "config.yaml", ["oversight=[forgetting]"])
+    dump_config(config, shelved / "config.yaml")
+    with pytest.raises(Waiting, match="delete 1 from the memory"):
+        run("remove", shelved, "one", "--yes")
+    assert "one" in held(shelved)
+    ledger = Ledger(shelved / "ledger.sqlite")
+    [asked] = ledger.rows(ApprovalRow, answer=None)
+    answer(ledger, asked.id, True)
+    ledger.close()
+    assert data("remove", shelved, "one", "--yes") == {"removed": ["one"]} and "one" not in held(shelved)
 
 
 @pytest.mark.e2e

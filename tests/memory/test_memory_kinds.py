@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +16,17 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from tests.memory.kit import Trigrams, solved
 
 from autotelic.core.errors import UsageError
-from autotelic.memory import Attempted, Lesson, Memory, Query, Skill, open_embedder, usefulness
+from autotelic.memory import (
+    Attempted,
+    CachedEmbedder,
+    LangChainEmbedder,
+    Lesson,
+    Memory,
+    Query,
+    Skill,
+    open_embedder,
+    usefulness,
+)
 from autotelic.memory._index import Index
 from autotelic.memory.ranking import diverse, fuse, within
 
@@ -115,6 +126,11 @@ async def test_kinds_and_scopes_are_seen_by_who_asks_for_them(memory: Memory) ->
     assert [one.id for one in await memory.all("skill")] == ["s1"]
 
 
+async def _by_words(memory: Memory, text: str) -> list[str]:
+    where = Query(text).where()
+    return await memory._locked(lambda: memory._truth.by_words(text, where, 5))
+
+
 async def test_rare_words_find_what_meaning_does_not(memory: Memory) -> None:
     await memory.add([solved(i, f"the train number {i} leaves at noon from the old station") for i in range(40)])
     await memory.add([solved(99, "zyzzyva: the last word in the book, whatever you may think of it")])
@@ -122,6 +138,28 @@ async def test_rare_words_find_what_meaning_does_not(memory: Memory) -> None:
     assert "d99" not in await found(memory, query)
     assert "d99" in await found(memory, query, keywords=True)
     assert await found(memory, '"; DROP TABLE items; -- * NEAR( ^', keywords=True), "no word is syntax"
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("meet me at the café Łódź", "CAFÉ"),
+        ("meet me at the café", "cafe"),
+        ("call foo_bar_baz() twice", "what does foo_bar_baz do?"),
+        ("the Việt language", "Việt"),
+        ("an étude for piano", "e\u0301tude"),
+    ],
+)
+async def test_words_are_cut_alike_in_texts_and_in_questions(memory: Memory, text: str, asked: str) -> None:
+    await memory.add([solved(i, f"the train number {i} leaves at noon from the old station") for i in range(20)])
+    await memory.add([solved(99, text)])
+    assert await _by_words(memory, asked) == ["d99"]
+
+
+async def test_an_item_of_the_very_text_is_for_people_alone(memory: Memory) -> None:
+    await memory.add([solved(1, "alpha beta"), solved(2, "alpha beta gamma")])
+    assert await found(memory, "alpha beta") == ["d2"]
+    assert await found(memory, "alpha beta", itself=True) == ["d1", "d2"]
 
 
 async def test_variety_takes_in_what_is_unlike_and_a_budget_leaves_out_what_is_long(memory: Memory) -> None:
@@ -180,6 +218,34 @@ async def test_the_index_is_built_again_by_a_process_that_never_saw_what_is_forg
     assert await found(memory, "gcd of 4 and 7") == ["d2"] and await memory.check()
 
 
+async def test_no_vector_of_what_is_forgotten_stays_in_any_file(tmp_path: Path) -> None:
+    directory, secret = tmp_path / "memory", lesson(1, "the quokka lives at 7 Elm Street")
+    embedder = CachedEmbedder(Trigrams("old"), directory / "embeddings.sqlite")
+    await embedder.embed([secret.text])
+    await embedder.aclose()
+    embedder = CachedEmbedder(Trigrams(), directory / "embeddings.sqlite")
+    memory = await Memory.open(directory, embedder)
+    await memory.add([secret, lesson(2, "count slowly and twice")])
+    [gone, kept] = await embedder.embed([secret.text, lesson(2, "count slowly and twice").text])
+    keys = [hashlib.sha256(f"{name}\0{secret.text}".encode()).hexdigest().encode() for name in ("trigrams", "old")]
+
+    def holding(mark: bytes) -> list[str]:
+        return [file.name for file in directory.rglob("*") if file.is_file() and mark in file.read_bytes()]
+
+    assert "embeddings.sqlite" in "".join(holding(gone.tobytes())) and all(holding(key) for key in keys)
+    await memory.forget(["l1"])
+    # Looked at before this process, which knows the vector, writes again (see `Index.rebuild_apart`).
+    for mark in (gone.tobytes(), *keys):
+        assert holding(mark) == []
+    await memory.aclose()
+    inner = Trigrams()
+    again = CachedEmbedder(inner, directory / "embeddings.sqlite")
+    assert np.array_equal((await again.embed([lesson(2, "count slowly and twice").text]))[0], kept)
+    assert inner.asked == [], "the others' vectors stay"
+    await again.aclose()
+    await embedder.aclose()
+
+
 async def test_langchain_embeddings_by_config(tmp_path: Path) -> None:
     spec = "langchain_core.embeddings:DeterministicFakeEmbedding"
     embedder = open_embedder(spec, {"size": 24})
@@ -198,6 +264,46 @@ async def test_langchain_embeddings_by_config(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=says):
             open_embedder(wrong, arguments)
+
+
+class Keyed(DeterministicFakeEmbedding):
+    """Embeddings that take what a provider's class takes."""
+
+    model: str = "small"
+    api_key: str = ""
+    default_headers: dict[str, str] | None = None
+    model_kwargs: dict[str, Any] | None = None
+    timeout: float = 1.0
+
+
+async def test_an_embedder_is_named_by_its_model_and_never_by_a_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("langchain_core.embeddings.Keyed", Keyed, raising=False)
+    spec = "langchain_core.embeddings:Keyed"
+
+    def named(**rest: Any) -> str:
+        given = {
+            "size": 24,
+            "model": "large",
+            "api_key": "sk-hidden",
+            "default_headers": {"Authorization": "sk-hidden"},
+        }
+        return open_embedder(spec, {**given, "model_kwargs": {"model_key": "sk-hidden", "revision": "r1"}, **rest}).name
+
+    assert named() == named(api_key="sk-other", timeout=9.0) and "hidden" not in named()
+    assert len({named(), named(model="small"), named(size=25), named(model_kwargs={"revision": "r2"})}) == 4
+    plain = open_embedder("langchain_core.embeddings:DeterministicFakeEmbedding", {"size": 24})
+    assert plain.name == 'langchain_core.embeddings:DeterministicFakeEmbedding {"size": 24}', "as it always was"
+    # A memory of an older version, whose embedder's name has the key in it.
+    old = LangChainEmbedder(DeterministicFakeEmbedding(size=24), f'{spec} {{"api_key": "sk-hidden"}}')
+    memory = await Memory.open(tmp_path, old)
+    await memory.add([solved(1, "alpha")])
+    await memory.aclose()
+    assert any(b"sk-hidden" in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    memory = await Memory.open(tmp_path, open_embedder(spec, {"size": 24, "api_key": "sk-hidden"}))
+    assert not any(b"sk-hidden" in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    await memory.aclose()
 
 
 def test_usefulness_by_hand() -> None:

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tests.memory.kit import Trigrams, solved
 
 from autotelic.core.errors import StoreError, UsageError
 from autotelic.memory import Demonstration, Memory, Query
-from autotelic.memory._truth import least_diverse
+from autotelic.memory.ranking import least_diverse
 
 
 def ids(found: list[list[Demonstration]]) -> list[list[str]]:
@@ -97,14 +98,77 @@ async def test_a_family_keeps_its_limit_and_gives_up_the_older_of_the_most_alike
 
 async def test_a_round_sees_what_it_saw_when_it_was_first_run(memory: Memory) -> None:
     questions = [Query(f"What is the gcd of {i} and {i + 3}?") for i in range(10)]
-    before = []
     for round_ in range(4):
-        before.append(ids(await memory.retrieve(questions, 3, before_round=round_)))
+        before = ids(await memory.retrieve(questions, 3, before_round=round_))
+        assert before == [[]] * 10 if round_ == 0 else all(len(one) == 3 for one in before)
         await memory.add([solved(100 * round_ + i, round=round_) for i in range(1, 7)])
+        assert ids(await memory.retrieve(questions, 3, before_round=round_)) == before
     assert await memory.count() == 8  # so rows have been evicted in between
-    again = [ids(await memory.retrieve(questions, 3, before_round=round_)) for round_ in range(4)]
-    assert again == before
-    assert before[0] == [[]] * 10 and all(len(one) == 3 for one in before[1])
+
+
+async def test_many_rounds_do_not_make_it_a_swamp(tmp_path: Path) -> None:
+    opened = await Memory.open(tmp_path, Trigrams(), limit=30)
+    questions = [Query(f"What is the gcd of {i} and {i + 3}?") for i in range(5)]
+    sizes: dict[int, int] = {}
+    kept: list[str] = []
+    for round_ in range(1, 41):
+        before = ids(await opened.retrieve(questions, 3, before_round=round_))
+        new = [solved(1000 * round_ + i, round=round_) for i in range(30)]
+        new += [solved(1000 * round_ + 50 + i, f"lesson {round_} of {i}", round=round_, family="own") for i in range(2)]
+        await opened.add(new)
+        done = [f"d{1000 * round_ + 50}", f"d{1000 * round_ + 51}"]
+        assert await opened.retire(done[:1], round=round_, reason="consolidated") == done[:1]
+        assert await opened.retire(done[1:], round=round_, reason="harmful") == done[1:]
+        kept.append(done[0])
+        assert await opened.count() == 30
+        if round_ % 10 == 0:  # cut off and gone on with
+            await opened.aclose()
+            opened = await Memory.open(tmp_path, Trigrams(), limit=30)
+        assert ids(await opened.retrieve(questions, 3, before_round=round_)) == before
+        sizes[round_] = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+        assert await opened.check() and opened._index.count() <= 30 + 30 + 2
+    # The reversible rows grow by one a round; what had to make room and what did harm is gone but for the last round's.
+    assert len(await opened.rows()) == 30 + 30 + len(kept) + 1
+    assert max(sizes.values()) < 1.3 * max(size for round_, size in sizes.items() if round_ <= 15)
+    assert await opened.restore(kept) == kept and await opened.check()
+    [found] = await opened.retrieve([Query("lesson 3 of 0!", family="own")], 1)
+    assert found[0].id == kept[2]
+    await opened.aclose()
+
+
+async def test_what_did_harm_is_refused_from_then_on(memory: Memory) -> None:
+    await memory.add([solved(1, "alpha", round=1), solved(2, "beta", round=1)])
+    await memory.retire(["d1"], round=2, reason="harmful")
+    await memory.retire(["d2"], round=2, reason="room")
+    again = [solved(1, "alpha", round=3, id="d3"), solved(2, "beta", round=3, id="d4")]
+    assert (await memory.add(again)).added == ("d4",)
+    assert "d1" not in await memory.rows(), "deleted"
+    assert (await memory.add([solved(1, "alpha", round=9, id="d5")])).added == ()
+
+
+async def test_what_is_retired_for_a_round_long_over_leaves_the_index_and_can_come_back(memory: Memory) -> None:
+    await memory.add([solved(1, "alpha", round=5), solved(2, "beta", round=5)])
+    await memory.retire(["d1"], round=2, reason="by a person")
+    await memory.replace(solved(1, "alpha beta", round=5))
+    assert memory._index.count() == 1 and await memory.check()
+    await memory.restore(["d1"])
+    assert memory._index.count() == 2 and await memory.check()
+    assert ids(await memory.retrieve([Query("alpha bet")], 1)) == [["d1"]]
+
+
+async def test_to_tell_new_items_from_known_ones_does_not_read_all_that_was_ever_forgotten(memory: Memory) -> None:
+    rows = [(f"{i:016x}",) for i in range(200_000)]
+    with memory._truth._file:
+        memory._truth._file.executemany("INSERT INTO forgotten VALUES (?)", [*rows, (solved(7).content,)])
+    many = [solved(i) for i in range(100)]
+    tracemalloc.start()
+    try:
+        new = memory._truth.new(many)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [one.id for one in new] == [f"d{i}" for i in range(100) if i != 7]
+    assert peak < 2**20, "bytes"
 
 
 async def test_a_query_does_not_depend_on_its_batch(memory: Memory) -> None:

@@ -136,6 +136,17 @@ async def test_search_is_by_meaning_pages_and_keeps_unindexed_things_last(memory
     assert "2" in [one.namespace[1] for one in await store.asearch(("notes",), query="red fox", limit=4)]
 
 
+async def test_a_namespace_is_bounded_and_what_was_written_longest_ago_leaves(tmp_path: Path) -> None:
+    memory = await Memory.open(tmp_path, Trigrams(), records=3)
+    store = MemoryStore(memory)
+    for key in ("a", "b", "c", "a", "d", "e"):
+        await store.aput(("notes",), key, {"text": f"note {key}"})
+    await store.aput(("notes", "deeper"), "x", {"text": "another namespace"})
+    assert sorted(one.key for one in await store.asearch(("notes",), query="note")) == ["a", "d", "e", "x"]
+    assert await store.aget(("notes",), "b") is None and await memory.check()
+    await memory.aclose()
+
+
 async def test_what_was_learned_can_be_read_and_not_written(memory: Memory) -> None:
     store = MemoryStore(memory)
     await memory.add([solved(1, "what is the gcd of 4 and 6?"), solved(2, "gcd of 9 and 12", scope="user/ada")])

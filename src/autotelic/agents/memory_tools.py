@@ -5,16 +5,13 @@ A note is what a model said and nothing more: it is a record, marked as a note w
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from autotelic.core.errors import ModelRetry
 from autotelic.core.words import content_id
-from autotelic.memory import Demonstration, Lesson, Memory, Query, Record
+from autotelic.memory import NOTES, Demonstration, Lesson, Memory, Query, Record, record_scope
 from autotelic.tools import Tool, tool
 
 __all__ = ["memory_tools"]
 
-_NOTES = ("notes",)
 _MAX_NOTE = 2000
 
 
@@ -25,9 +22,10 @@ def memory_tools(memory: Memory, *, scopes: tuple[str, ...] = ("run",)) -> list[
         memory: the memory.
         scopes: scopes that `recall` sees, and in the first of which `note` writes.
     """
-    place = f"store/{'/'.join(_NOTES)}/{scopes[0]}"
+    namespace = (NOTES, *scopes[0].split("/"))
+    place = record_scope(namespace)
 
-    @tool(permission="reads")
+    @tool(permission="reads", here=True)
     async def recall(query: str, count: int = 3) -> str:
         """Look up what was learned before: solved examples, advice and notes that fit the query."""
         if not 1 <= count <= 10:
@@ -36,23 +34,12 @@ def memory_tools(memory: Memory, *, scopes: tuple[str, ...] = ("run",)) -> list[
         [found] = await memory.retrieve([asked], count, keywords=True, variety=0.2)
         return "\n\n".join(_shown(one) for one in found) or "nothing was found"
 
-    @tool(permission="writes")
+    @tool(permission="writes", here=True)
     async def note(text: str) -> str:
         """Keep a note for later. Say everything that is needed to understand it."""
         if not 1 <= len(text.strip()) <= _MAX_NOTE:
             raise ModelRetry(f"the note has {len(text.strip())} characters, expected 1 to {_MAX_NOTE}")
-        key, now = content_id(place, text), datetime.now(UTC).isoformat()
-        record = Record(
-            id=f"note/{key}",
-            scope=place,
-            key=key,
-            namespace=(*_NOTES, *scopes[0].split("/")),
-            value={"text": text},
-            indexed=text,
-            created_at=now,
-            updated_at=now,
-        )
-        await memory.keep([record])
+        await memory.keep([Record.of(namespace, content_id(place, text), {"text": text}, text)])
         return "noted"
 
     return [recall, note]

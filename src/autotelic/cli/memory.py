@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +27,8 @@ memory = typer.Typer(
     help="What a run remembers: list, search, show, restore, forget, export, import, stats.", no_args_is_help=True
 )
 
-KindOption = Annotated[str | None, typer.Option(help="Only demonstration, lesson or skill.")]
+KindOption = Annotated[str | None, typer.Option(help="Only demonstration, lesson, skill or record (notes, too).")]
+IntoOption = Annotated[str | None, typer.Option(help="Put all of it into this scope: run, project/NAME, user/NAME.")]
 FamilyOption = Annotated[str | None, typer.Option(help="Only this family.")]
 ScopeOption = Annotated[str | None, typer.Option(help="Only this scope and what is below it: run, user/ada ...")]
 IdArgument = Annotated[list[str], typer.Argument(help="Ids, as list shows them.")]
@@ -71,7 +72,8 @@ def search_memory(
         from autotelic.memory import Query
 
         async with opened(run) as (found, _):
-            query = Query(text, family=family, kinds=wanted, scopes=None if scope is None else (scope,))
+            scopes = None if scope is None else (scope,)
+            query = Query(text, family=family, kinds=wanted, scopes=scopes, itself=True)
             return (await found.retrieve([query], limit, keywords=True))[0]
 
     _list(asyncio.run(work()), as_json, {})
@@ -100,7 +102,10 @@ def restore_memory(
     why: Annotated[str | None, typer.Option(help="All that left for this reason: consolidated, harmful, room.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put items that left the solver's sight back into it."""
+    """Put items that left the solver's sight back into it.
+
+    What did harm or had to make room can come back until a later round remembers something; then it is deleted.
+    """
     if bool(ids) == bool(why):
         raise UsageError("name ids, or a reason with --why; one of the two. See: autotelic memory list RUN")
 
@@ -142,38 +147,50 @@ def forget_memory(
 
 @memory.command("export")
 def export_memory(run: RunArgument, file: Annotated[Path, typer.Argument(help="JSON lines.")]) -> None:
-    """Write everything that is remembered to a file."""
+    """Write everything that is remembered to a file: also notes, and what is out of sight, with the reason."""
 
-    async def work() -> list[Any]:
+    async def work() -> str:
+        from autotelic.memory import dump
+
         async with opened(run) as (found, _):
-            return await found.all()
+            return await dump(found)
 
-    lines = [one.model_dump_json() for one in asyncio.run(work())]
-    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    out.print(f"{len(lines)} written to {file}", soft_wrap=True)
+    if not file.parent.is_dir():
+        raise UsageError(f"{file} cannot be written: there is no folder {file.parent}. Make it, or name another file.")
+    text = asyncio.run(work())
+    _write(file, text)
+    lines = text.count("\n")
+    out.print(f"{lines} written to {file}", soft_wrap=True)
 
 
 @memory.command("import")
 def import_memory(
-    run: RunArgument, file: Annotated[Path, typer.Argument(help="JSON lines, as export writes.")]
+    run: RunArgument,
+    file: Annotated[Path, typer.Argument(help="JSON lines, as export writes.")],
+    scope: IntoOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Add what another run remembers. What is known, unfit, or was forgotten here, is left out."""
-    from autotelic.memory import Added, read_item
+    """Add what another run remembers; the solver sees it from the first round on.
+
+    What is known, unfit, did harm or was forgotten here is left out; what was out of sight there is so here. The rest
+    gets ids of its own, imported/ and the old one. A scope is seen where the run's memory.scopes name it.
+    """
+    from autotelic.memory import Added, load, read_dump
 
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        items = [read_item(line) for line in lines if line.strip()]
+        held = read_dump(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError) as error:
         raise UsageError(f"{file} cannot be imported: {' '.join(str(error).split())[:300]}") from None
 
     async def work() -> Added:
         async with opened(run) as (found, _):
-            return await found.add(items)
+            return await load(found, held, scope)
 
     done = asyncio.run(work())
-    for id_, why in done.refused.items():
-        out.print(f"{id_} is refused: {why}", soft_wrap=True, markup=False)
-    out.print(f"{len(done.added)} of {len(items)} added", soft_wrap=True)
+    refused = [f"{id_} is refused: {why}" for id_, why in done.refused.items()]
+    merged = [f"{len(done.merged)} say what a known lesson says"] if done.merged else []
+    said = "\n".join([*refused, *merged, f"{len(done.added)} of {len(held)} added"])
+    show(done.model_dump(mode="json"), as_json, said)
 
 
 @memory.command("stats")
@@ -183,7 +200,7 @@ def memory_stats(run: RunArgument, as_json: JsonOption = False) -> None:
     async def work() -> list[dict[str, Any]]:
         async with opened(run) as (found, ledger):
             why = {id_: row.why for id_, row in (await found.rows()).items()}
-            return _stats(await found.all(), why, _worth(ledger))
+            return _stats(await found.all(*_kinds(None)), why, _worth(ledger))
 
     rows = asyncio.run(work())
     table = Table("kind", "family", "in sight", "out of sight", "uses", "useful", "harmful")
@@ -206,11 +223,27 @@ async def opened(run: Path) -> AsyncIterator[tuple[Memory, Ledger]]:
 def _kinds(kind: str | None) -> tuple[Kind, ...]:
     from autotelic.memory import KINDS
 
+    kinds: tuple[Kind, ...] = (*KINDS, "record")
     if kind is None:
-        return KINDS
-    if chosen := tuple(known for known in KINDS if known == kind):
+        return kinds
+    if chosen := tuple(known for known in kinds if known == kind):
         return chosen
-    raise UsageError(f"there is no kind {kind!r}; there are {', '.join(KINDS)}.")
+    raise UsageError(f"there is no kind {kind!r}; there are {', '.join(kinds)}.")
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = file.with_name(f".{file.name}.part")
+    try:
+        if file.exists() and not file.is_file():  # a pipe, say
+            file.write_text(text, encoding="utf-8")
+            return
+        part.write_text(text, encoding="utf-8")
+        part.replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise UsageError(f"{file} cannot be written: {error.strerror or error}. Name another file.") from None
 
 
 def _under(one: Any, scope: str | None) -> bool:

@@ -87,15 +87,20 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete a skill for good. The ledger keeps what was decided about it."""
+    """Delete a skill for good. The ledger keeps what was decided about it.
+
+    In a run with oversight=[forgetting] this waits for `autotelic approve`, exit code 3; then give it again.
+    """
     if not yes and not typer.confirm(f"Remove {id} for good?"):
         raise typer.Exit(1)
 
     async def work() -> list[str]:
+        from autotelic.core.run_dir import RunDir
+        from autotelic.graphs.holdings import forget_items
         from autotelic.graphs.skill_library import find_skill
 
-        async with opened(run) as (library, _):
-            return list(await library.forget([(await find_skill(library, id)).id]))
+        async with opened(run) as (library, ledger):
+            return await forget_items(RunDir(run), library, ledger, [(await find_skill(library, id)).id])
 
     gone = asyncio.run(work())
     show({"removed": gone}, as_json, f"removed: {', '.join(gone)}")

@@ -13,14 +13,13 @@ from autotelic.core.words import Task
 from autotelic.environments import solved
 from autotelic.graphs.session import Session
 from autotelic.graphs.solve import SolveState, build_solve
-from autotelic.memory import Attempted, Lesson, Query, usefulness
+from autotelic.memory import HARMFUL, Attempted, Lesson, Query, usefulness
 from autotelic.serving import Sampling
 from autotelic.store import EpisodeRow, Ledger
 
 __all__ = ["attempted", "consolidate", "learn_lessons", "recall", "retire_harmful"]
 
 CONSOLIDATED = "consolidated"
-HARMFUL = "harmful"
 
 
 async def recall(s: Session, tasks: list[Task], round: int) -> dict[str, list[Any]]:
@@ -37,7 +36,8 @@ async def recall(s: Session, tasks: list[Task], round: int) -> dict[str, list[An
             Query(t.question, t.id, t.environment, t.family, kinds=(kind,), scopes=settings.scopes)  # type: ignore[arg-type]
             for t in tasks
         ]
-        for task, items in zip(tasks, await s.memory.retrieve(queries, k, before_round=round), strict=True):
+        rows = await s.memory.retrieve(queries, k, before_round=round, **settings.ranking)
+        for task, items in zip(tasks, rows, strict=True):
             found[task.id] += items
     s.progress.stop("recall")
     return found

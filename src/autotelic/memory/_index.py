@@ -78,6 +78,10 @@ class Index:
         if ids:
             self._collection.delete(ids=list(ids))
 
+    def count(self) -> int:
+        """Return how many vectors there are."""
+        return int(self._collection.count())
+
     def nearest(self, vectors: npt.NDArray[np.float32], n: int) -> list[list[tuple[float, str]]]:
         """Return for each vector up to `n` pairs (cosine distance rounded to 5 digits, id)."""
         found = self._collection.query(query_embeddings=vectors, n_results=n, include=["distances"])

@@ -27,7 +27,7 @@ class Query:
     """One question to find items for."""
 
     text: str
-    """What to look for: what the solver will be asked. An item found by this very text is never returned."""
+    """What to look for: what the solver will be asked."""
     task_id: str | None = None
     """Its task; a demonstration of this task is never returned."""
     environment: str | None = None
@@ -38,6 +38,8 @@ class Query:
     """Kinds that may be found."""
     scopes: tuple[str, ...] | None = (RUN,)
     """Scopes that may be seen, each with all below it; `None` for any."""
+    itself: bool = False
+    """Whether an item found by this very text may be returned: to a person, not into the prompt of that question."""
 
     def where(self, before_round: int | None = None) -> Where:
         """Return the condition that items have to meet."""
@@ -96,7 +98,7 @@ class Search:
     def _choose(self, query: Query, near: list[str], where: Where) -> list[Any]:
         ranked = fuse([near, self.truth.by_words(query.text, where, len(near))]) if self.keywords else near
         known = self.truth.items(ranked)
-        seen, fit = {_plain(query.text)}, dict[str, Any]()
+        seen, fit = set() if query.itself else {_plain(query.text)}, dict[str, Any]()
         for id_ in ranked:
             one = known[id_]
             own = isinstance(one, Demonstration) and one.task_id == query.task_id

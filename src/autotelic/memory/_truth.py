@@ -1,15 +1,15 @@
 """The items themselves, in one SQLite file: whatever the index says, this is what is so.
 
 An item that has to make room is not deleted but marked with the round that evicted it, so that a question asked "as of
-round n" gets the same answer for ever, which is what lets a killed round be repeated. Only what a person wants
-forgotten goes: then no byte of it is left here but a hash, by which it is known if it comes again.
+round n" gets the same answer until that round is over, which is what lets a killed round be repeated. Then it goes, and
+what did harm leaves a hash, by which it is refused. What was put out of sight for another reason stays and can be
+restored. Of what a person wants forgotten no byte is left here but such a hash.
 """
 
 from __future__ import annotations
 
-import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from autotelic.memory.items import Item, Kind, read_item
+from autotelic.memory._words import Words
+from autotelic.memory.items import HARMFUL, Item, Kind, Record, read_item
+from autotelic.memory.ranking import least_diverse
 
 __all__ = ["NEVER", "Row", "Truth", "Where"]
 
 NEVER = 2**31 - 1
 """`evicted` of a row that still has its place."""
+_ROOM = "room"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS items (
@@ -32,6 +35,7 @@ CREATE TABLE IF NOT EXISTS items (
 CREATE UNIQUE INDEX IF NOT EXISTS by_id ON items (id);
 CREATE INDEX IF NOT EXISTS by_place ON items (kind, scope, environment, family, evicted);
 CREATE INDEX IF NOT EXISTS by_content ON items (content, evicted);
+CREATE INDEX IF NOT EXISTS by_eviction ON items (evicted, why);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS forgotten (content TEXT PRIMARY KEY);
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(text, content='items', content_rowid='number');
@@ -93,27 +97,57 @@ class Truth:
         self._file = sqlite3.connect(path, timeout=30, check_same_thread=False)
         self._file.execute("PRAGMA journal_mode=WAL")
         self._file.execute("PRAGMA synchronous=FULL")
+        self._file.execute("PRAGMA secure_delete=ON")
         self._file.executescript(_SCHEMA)
+        self._words = Words()
 
     def close(self) -> None:
         """Close the file."""
+        self._words.close()
         self._file.close()
+
+    def mend(self) -> None:
+        """Give notes of older versions the ids by which LangGraph's store finds them."""
+        with self._file:
+            found = self._file.execute("SELECT body FROM items WHERE kind = 'record' AND id LIKE 'note/%'").fetchall()
+            for old in (read_item(body) for (body,) in found):
+                assert isinstance(old, Record)
+                new = old.placed(old.namespace, old.key)
+                place = (new.id, new.content, new.scope, new.model_dump_json(), old.id)
+                query = "UPDATE OR IGNORE items SET id = ?, content = ?, scope = ?, body = ? WHERE id = ?"
+                self._file.execute(query, place)
 
     def embedder(self) -> str | None:
         """Return the name of the embedder that made the vectors, `None` in a new file."""
-        row = self._file.execute("SELECT value FROM meta WHERE key = 'embedder'").fetchone()
-        return row[0] if row else None
+        return self._meta("embedder")
+
+    def floor(self) -> int:
+        """Return the round in progress, as far as is known: what was evicted before it, nobody can ask for."""
+        return int(self._meta("floor") or 0)
+
+    def dropped(self, more: int | None = None) -> int:
+        """Count what has left the index since it was built, and `more`; `None`: it was just built."""
+        count = 0 if more is None else int(self._meta("dropped") or 0) + more
+        with self._file:
+            self._set_meta("dropped", str(count))
+        return count
 
     def set_vectors(self, embedder: str, vectors: dict[str, npt.NDArray[np.float32]]) -> None:
         """Replace every vector by those of another embedder, in one transaction."""
         with self._file:
             rows = [(vector.tobytes(), id_) for id_, vector in vectors.items()]
             self._file.executemany("UPDATE items SET vector = ? WHERE id = ?", rows)
-            self._file.execute("INSERT OR REPLACE INTO meta VALUES ('embedder', ?)", (embedder,))
+            self._set_meta("embedder", embedder)
+        self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def ids(self) -> list[str]:
-        """Return the ids of all items that have a vector, in order."""
-        return [id_ for (id_,) in self._file.execute("SELECT id FROM items WHERE vector != x'' ORDER BY id")]
+        """Return the ids of all items that the index should have, in order: with a vector, and within reach."""
+        query = "SELECT id FROM items WHERE vector != x'' AND evicted >= ? ORDER BY id"
+        return [id_ for (id_,) in self._file.execute(query, (self.floor(),))]
+
+    def reachable(self, ids: Sequence[str]) -> set[str]:
+        """Return those of `ids` that are in sight, or were when the round in progress began."""
+        return {id_ for (id_,) in self._select("SELECT id FROM items WHERE evicted >= ?", ids, (self.floor(),))}
 
     def rows(self) -> list[Row]:
         """Return where every item stands, in the order of ids."""
@@ -171,12 +205,10 @@ class Truth:
 
     def by_words(self, text: str, where: Where, n: int) -> list[str]:
         """Return up to `n` ids whose text has the rarer words of `text`, the best first by BM25."""
-        words = list(dict.fromkeys(re.findall(r"\w+", text.lower())))[:_MAX_WORDS]
+        words = self._words.of(text)[:_MAX_WORDS]
         often = sorted((count, word) for word in words if (count := self._count(word)))
-        most = min(
-            _MAX_MATCHES,
-            max(1, int(_COMMON * (self._file.execute("SELECT max(number) FROM items").fetchone()[0] or 0))),
-        )
+        held = self._file.execute("SELECT count(*) FROM items").fetchone()[0]
+        most = min(_MAX_MATCHES, max(1, int(_COMMON * held)))
         chosen, matches = [], 0
         for count, word in often:
             matches += count
@@ -202,35 +234,51 @@ class Truth:
         return int(row[0]) if row else 0
 
     def new(self, items: Iterable[Item]) -> list[Item]:
-        """Return those that are neither stored nor exact duplicates of what is stored or of one another."""
+        """Return those that are neither stored, nor refused, nor exact duplicates within a scope."""
         fresh: dict[str, Item] = {}
-        seen: set[str] = set()
+        seen: set[tuple[str, str]] = set()
         # What its own round has evicted counts as stored, else adding a round's batch twice would add something.
-        query = "SELECT 1 FROM items WHERE id = ? OR (content = ? AND evicted >= ?)"
-        forgotten = {content for (content,) in self._file.execute("SELECT content FROM forgotten")}
+        query = (
+            "SELECT 1 FROM items WHERE id = ?1 OR (content = ?2 AND (why = ?3 OR (scope = ?4 AND evicted >= ?5))) "
+            "UNION ALL SELECT 1 FROM forgotten WHERE content = ?2"
+        )
         for one in items:
-            if one.id in fresh or one.content in seen | forgotten:
+            if one.id in fresh or (one.content, one.scope) in seen:
                 continue
-            if self._file.execute(query, (one.id, one.content, one.round)).fetchone() is None:
+            values = (one.id, one.content, HARMFUL, one.scope, one.round)
+            if self._file.execute(query, values).fetchone() is None:
                 fresh[one.id] = one
-                seen.add(one.content)
+                seen.add((one.content, one.scope))
         return list(fresh.values())
 
-    def add(self, new: Sequence[tuple[Any, npt.NDArray[np.float32] | None]], limit: int) -> None:
+    def add(
+        self,
+        new: Sequence[tuple[Any, npt.NDArray[np.float32] | None]],
+        limit: int,
+        out_of_sight: Mapping[str, str] | None = None,
+    ) -> list[str]:
         """Store items with their vectors and evict what then exceeds the limit, in one transaction.
+
+        What was evicted before the newest item's round is out of everybody's reach from then on: what had to make room
+        or did harm is deleted.
 
         Args:
             new: items, each with its vector, or without one if it has no text.
             limit: most items of one kind, scope, environment and family in sight; beyond it, the older of the two most
-                alike goes, again and again. Records are not bounded.
+                alike goes, again and again.
+            out_of_sight: ids of those that are evicted already, and why.
+
+        Returns:
+            The ids of what was within reach and is no longer.
         """
         with self._file:
             for one, vector in new:
                 self._insert(one, vector)
-            places = {(d.kind, d.scope, d.environment, d.family) for d, _ in new if d.kind != "record"}
-            for place in sorted(places):
-                own = max(d.round for d, _ in new if (d.kind, d.scope, d.environment, d.family) == place)
-                self._make_room(place, limit, own)
+                if why := (out_of_sight or {}).get(one.id):
+                    self._evict([one.id], one.round, why)
+            for place in sorted({(d.kind, d.scope, d.environment, d.family) for d, _ in new}):
+                self._make_room(place, limit)
+            return self._settle(max((d.round for d, _ in new), default=0))
 
     def replace(self, item: Any, vector: npt.NDArray[np.float32] | None) -> None:
         """Give a stored item another body; its place, round and eviction stay."""
@@ -248,10 +296,16 @@ class Truth:
             query = "UPDATE items SET evicted = ?, why = '' WHERE id = ? AND evicted != ?"
             return [i for i in ids if self._file.execute(query, (NEVER, i, NEVER)).rowcount]
 
-    def write(self, records: Sequence[tuple[Any, npt.NDArray[np.float32] | None]], delete: Sequence[str]) -> None:
+    def write(
+        self, records: Sequence[tuple[Any, npt.NDArray[np.float32] | None]], delete: Sequence[str], limit: int
+    ) -> list[str]:
         """Write records over those of the same ids, and delete others, in one transaction.
 
-        Remnants of what is deleted may lie in the file until it is next written there; see `forget`.
+        Of a namespace that then has more than `limit`, those that were written longest ago are deleted too. Remnants of
+        what is deleted may lie in the log beside the file for a while; see `forget`.
+
+        Returns:
+            The ids of what is no longer there.
         """
         with self._file:
             for one, vector in records:
@@ -259,15 +313,18 @@ class Truth:
                     self._rewrite(one, vector)
                 else:
                     self._insert(one, vector)
-            for id_ in delete:
-                self._unword(id_)
-                self._file.execute("DELETE FROM items WHERE id = ?", (id_,))
+            gone = [*delete]
+            self._delete(gone)
+            for scope in sorted({one.scope for one, _ in records}):
+                oldest = self._oldest(scope, limit)
+                self._delete(oldest)
+                gone += oldest
+        return gone
 
     def forget(self, ids: Sequence[str]) -> list[str]:
         """Delete items, and what a deletion usually leaves in the file; return the ids that were there."""
         known = self.items(ids)
         self._common.clear()
-        self._file.execute("PRAGMA secure_delete = ON")
         with self._file:
             contents = [(one.content,) for one in known.values()]
             self._file.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", contents)
@@ -301,41 +358,58 @@ class Truth:
         self._file.execute("INSERT INTO words (words, rowid, text) VALUES ('delete', ?, ?)", (number, text))
         return int(number)
 
+    def _delete(self, ids: Sequence[str]) -> None:
+        for id_ in ids:
+            self._unword(id_)
+            self._file.execute("DELETE FROM items WHERE id = ?", (id_,))
+
+    def _oldest(self, scope: str, limit: int) -> list[str]:
+        """Return the ids of a namespace's records beyond the `limit` written last."""
+        own = "FROM items WHERE kind = 'record' AND scope = ?"
+        if self._file.execute(f"SELECT count(*) {own}", (scope,)).fetchone()[0] <= limit:
+            return []
+        newest = "ORDER BY json_extract(body, '$.updated_at') DESC, number DESC LIMIT -1 OFFSET ?"
+        return [id_ for (id_,) in self._file.execute(f"SELECT id {own} {newest}", (scope, limit))]
+
+    def _settle(self, round_: int) -> list[str]:
+        """Take `round_` for the round in progress, if it is the latest; return what is out of reach from now on."""
+        before, left = self.floor(), list[str]()
+        if round_ > before:
+            query = "SELECT id FROM items WHERE evicted >= ? AND evicted < ?"
+            left = [id_ for (id_,) in self._file.execute(query, (before, round_))]
+            self._set_meta("floor", str(round_))
+        query = "SELECT id, content, why FROM items WHERE evicted < ? AND why IN (?, ?)"
+        dead = self._file.execute(query, (max(before, round_), _ROOM, HARMFUL)).fetchall()
+        harmful = [(content,) for _, content, why in dead if why == HARMFUL]
+        self._file.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", harmful)
+        self._delete([id_ for id_, _, _ in dead])
+        self._common.clear()
+        return left
+
     def _evict(self, ids: Sequence[str], round_: int, why: str) -> list[str]:
         query = "UPDATE items SET evicted = ?, why = ? WHERE id = ? AND evicted = ?"
         return [i for i in ids if self._file.execute(query, (round_, why, i, NEVER)).rowcount]
 
-    def _make_room(self, place: tuple[str, str, str, str], limit: int, round_: int) -> None:
+    def _make_room(self, place: tuple[str, str, str, str], limit: int) -> None:
         own = "FROM items WHERE kind = ? AND scope = ? AND environment = ? AND family = ? AND evicted = ?"
         if self._file.execute(f"SELECT count(*) {own}", (*place, NEVER)).fetchone()[0] > limit:
-            query = f"SELECT id, vector {own} ORDER BY round, id"
+            query = f"SELECT id, round, vector {own} ORDER BY round, id"
             rows = self._file.execute(query, (*place, NEVER)).fetchall()
-            matrix = np.stack([np.frombuffer(blob, dtype=np.float32) for _, blob in rows])
-            self._evict([rows[i][0] for i in least_diverse(matrix, len(rows) - limit)], round_, "room")
+            matrix = np.stack([np.frombuffer(blob, dtype=np.float32) for _, _, blob in rows])
+            newest = rows[-1][1]
+            self._evict([rows[i][0] for i in least_diverse(matrix, len(rows) - limit)], newest, _ROOM)
+
+    def _meta(self, key: str) -> str | None:
+        row = self._file.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def _set_meta(self, key: str, value: str) -> None:
+        self._file.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def _select(self, query: str, ids: Sequence[str], values: Sequence[Any] = ()) -> Iterator[Any]:
         for start in range(0, len(ids), 500):
             part = list(ids[start : start + 500])
             yield from self._file.execute(f"{query} AND id IN ({_marks(part)})", [*values, *part])
-
-
-def least_diverse(matrix: npt.NDArray[np.float32], n: int) -> list[int]:
-    """Return the indices of `n` rows to give up: again and again the older of the two rows most alike.
-
-    Args:
-        matrix: unit vectors `[rows, dimension]`, oldest first.
-        n: how many have to go, fewer than there are rows.
-    """
-    # Rounded, so that the order of summation never decides.
-    alike = np.round(matrix @ matrix.T, 5)
-    np.fill_diagonal(alike, -2.0)
-    gone: list[int] = []
-    for _ in range(n):
-        oldest = int(np.argmax(alike.max(axis=1)))
-        gone.append(oldest)
-        alike[oldest, :] = -3.0
-        alike[:, oldest] = -3.0
-    return gone
 
 
 def _marks(values: Sequence[Any]) -> str:

@@ -178,7 +178,7 @@ class CachedEmbedder:
 
     async def embed(self, texts: list[str]) -> Vectors:
         """Return float32 `[len(texts), dimension]`; only texts never seen before reach the inner embedder."""
-        keys = [hashlib.sha256(f"{self.name}\0{text}".encode()).hexdigest() for text in texts]
+        keys = [_key(self.name, text) for text in texts]
         known = await asyncio.to_thread(self._known, keys)
         if any(key not in known for key in keys):
             async with self._asking:
@@ -190,6 +190,14 @@ class CachedEmbedder:
                     await asyncio.to_thread(self._keep, made)
                     known |= made
         return np.stack([known[key] for key in keys]) if keys else np.zeros((0, self.dimension), dtype=np.float32)
+
+    async def forget(self, texts: list[str]) -> None:
+        """Delete the vectors of these texts, by every embedder that was cached here, and what SQLite leaves of them.
+
+        From a vector its text can be guessed, so a text is not forgotten while its vector is there.
+        """
+        async with self._asking:
+            await asyncio.to_thread(self._forget, texts)
 
     async def aclose(self) -> None:
         """Close the file and the inner embedder."""
@@ -215,7 +223,19 @@ class CachedEmbedder:
         with self._lock, self._file:
             rows = [(key, vector.tobytes()) for key, vector in made.items()]
             self._file.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
+            self._file.execute("INSERT OR IGNORE INTO names VALUES (?)", (self.name,))
             self._remember(made)
+
+    def _forget(self, texts: list[str]) -> None:
+        with self._lock:
+            names = {self.name, *(name for (name,) in self._file.execute("SELECT name FROM names"))}
+            keys = [_key(name, text) for name in sorted(names) for text in texts]
+            for key in keys:
+                self._recent.pop(key, None)
+            with self._file:
+                self._file.executemany("DELETE FROM vectors WHERE key = ?", [(key,) for key in keys])
+            self._file.execute("VACUUM")
+            self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _remember(self, vectors: dict[str, Vectors]) -> None:
         for key, vector in vectors.items():
@@ -311,12 +331,18 @@ def _checked(model: Path) -> Path:
     return model
 
 
+def _key(name: str, text: str) -> str:
+    return hashlib.sha256(f"{name}\0{text}".encode()).hexdigest()
+
+
 def _cache_file(path: Path) -> sqlite3.Connection:
     file = sqlite3.connect(path, timeout=30, check_same_thread=False)
     try:
         file.execute("PRAGMA journal_mode=WAL")
         file.execute("PRAGMA synchronous=NORMAL")
+        file.execute("PRAGMA secure_delete=ON")
         file.execute("CREATE TABLE IF NOT EXISTS vectors (key TEXT PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID")
+        file.execute("CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY)")
     except sqlite3.DatabaseError:
         file.close()
         raise

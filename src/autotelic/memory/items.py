@@ -7,18 +7,41 @@ what they rest on; each says by which text it is found, and what would make it u
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import Field, TypeAdapter
 
 from autotelic.core.words import Frozen, Message, Task, content_id
 
-__all__ = ["Demonstration", "Item", "Kind", "Lesson", "MemoryItem", "Record", "Skill", "read_item"]
+__all__ = [
+    "HARMFUL",
+    "NOTES",
+    "STORE",
+    "Demonstration",
+    "Item",
+    "Kind",
+    "Lesson",
+    "MemoryItem",
+    "Record",
+    "Skill",
+    "read_item",
+    "record_id",
+    "record_scope",
+]
 
 Kind = Literal["demonstration", "lesson", "skill", "record"]
 
 RUN = "run"
 """Scope of what belongs to one run alone."""
+STORE = "store"
+"""Above the scopes of all records."""
+NOTES = "notes"
+"""First name of the namespaces of the notes that agents keep; the rest is the scope they were kept in."""
+HARMFUL = "harmful"
+"""Why an item was retired that made attempts worse: what has its content is refused from then on."""
 
 
 class Item(Frozen):
@@ -228,6 +251,29 @@ class Record(Item):
     updated_at: str
     """Time in ISO 8601."""
 
+    @classmethod
+    def of(
+        cls, namespace: tuple[str, ...], key: str, value: Mapping[str, Any], indexed: str = "", created_at: str = ""
+    ) -> Record:
+        """Make the record of a namespace and a key, written now; `created_at` is when it was first, by default now."""
+        now = datetime.now(UTC).isoformat()
+        return cls(
+            id=record_id(namespace, key),
+            scope=record_scope(namespace),
+            key=key,
+            namespace=namespace,
+            value=dict(value),
+            indexed=indexed,
+            created_at=created_at or now,
+            updated_at=now,
+        )
+
+    def placed(self, namespace: tuple[str, ...], key: str) -> Record:
+        """Return it under another namespace and key."""
+        place = {"namespace": namespace, "key": key}
+        ids = {"id": record_id(namespace, key), "scope": record_scope(namespace)}
+        return self.model_copy(update=place | ids)
+
     @property
     def text(self) -> str:
         """What the writer wanted indexed."""
@@ -247,6 +293,16 @@ class Record(Item):
     def fault(self) -> str:
         """Nothing is asked of it."""
         return ""
+
+
+def record_scope(namespace: tuple[str, ...]) -> str:
+    """Return the scope of the records of a namespace."""
+    return "/".join([STORE, *(quote(label, safe="") for label in namespace)])
+
+
+def record_id(namespace: tuple[str, ...], key: str) -> str:
+    """Return the id of the record of a namespace and a key."""
+    return f"{STORE}/{content_id(namespace, key)}"
 
 
 MemoryItem = Annotated[Demonstration | Lesson | Skill | Record, Field(discriminator="kind")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -15,6 +16,17 @@ from autotelic.core.registry import lookup
 from autotelic.memory.embedder import Embedder, Vectors
 
 __all__ = ["LangChainEmbedder", "open_embedder"]
+
+# Arguments that say which model answers and what it makes of a text, by their names; and names that may hide a secret.
+_TELLING = re.compile(
+    r"model|repo|deployment|engine|revision|dim|^size$|_size$|task|pool|prefix|suffix|instruction|prompt"
+    r"|normali[sz]e|truncat|quanti|precision|dtype|encoding_format|input_type",
+    re.IGNORECASE,
+)
+_SILENT = re.compile(
+    r"key|token|secret|passw|auth|header|credential|cookie|cert|url|session|user|chunk_size|batch_size|cache",
+    re.IGNORECASE,
+)
 
 
 class LangChainEmbedder:
@@ -86,4 +98,22 @@ def open_embedder(spec: str, arguments: Mapping[str, Any] | None = None) -> Embe
         ) from None
     if not isinstance(embeddings, Embeddings):
         raise UsageError(f"memory.embedder {spec!r} is a {type(embeddings).__name__}, not LangChain's Embeddings.")
-    return LangChainEmbedder(embeddings, f"{spec} {json.dumps(arguments, sort_keys=True, default=str)}")
+    return LangChainEmbedder(embeddings, f"{spec} {json.dumps(_telling(arguments), sort_keys=True)}")
+
+
+def _telling(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that tell models apart.
+
+    The name made of them is written into files, so nothing goes into it that may be a secret, and nothing that changes
+    without the vectors changing. An argument that is not known to tell models apart is left out.
+    """
+    kept: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if _SILENT.search(name):
+            continue
+        if isinstance(value, Mapping):
+            if inner := _telling(value):
+                kept[name] = inner
+        elif _TELLING.search(name) and isinstance(value, str | int | float | None):
+            kept[name] = value
+    return kept

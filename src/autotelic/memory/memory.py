@@ -1,27 +1,28 @@
 """The memory: demonstrations, lessons and skills behind one door.
 
 SQLite is the truth, Chroma an index that is checked when it is opened and rebuilt where it differs. One process owns
-the directory. Every question may be asked "as of" a round, so that a repeated round sees what the first one saw.
+the directory. Every question may be asked "as of" the round in progress, so that what a repeated round sees is what it
+saw first.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from pydantic import Field
 
-from autotelic.core.errors import StoreError, UsageError
+from autotelic.core.errors import UsageError
 from autotelic.core.words import Frozen
 from autotelic.memory._index import Index
+from autotelic.memory._owner import own
 from autotelic.memory._search import Query, Search, nearest
 from autotelic.memory._truth import Row, Truth, Where
-from autotelic.memory.embedder import Embedder, Vectors
+from autotelic.memory.embedder import CachedEmbedder, Embedder, Vectors
 from autotelic.memory.items import Item, Kind, Lesson, Record
 from autotelic.memory.ranking import within
 
@@ -31,10 +32,11 @@ T = TypeVar("T")
 KINDS: tuple[Kind, ...] = ("demonstration", "lesson", "skill")
 _MAX_CHARS = 20_000
 _SAME_LESSON = 0.9
+_FEW = 256
 
 
 class Added(Frozen):
-    """What became of items that were to be remembered. Those known already, or forgotten for good, are in none."""
+    """What became of items that were to be remembered. Those known, harmful or forgotten for good are in none."""
 
     added: tuple[str, ...] = ()
     """Ids of new items."""
@@ -47,16 +49,18 @@ class Added(Frozen):
 class Memory:
     """The items of one directory, made by `await Memory.open(...)`; safe to share between tasks."""
 
-    def __init__(self, lock: int, truth: Truth, index: Index, embedder: Embedder, limit: int) -> None:
+    def __init__(self, lock: int, truth: Truth, index: Index, embedder: Embedder, limits: tuple[int, int]) -> None:
         self._file_lock: int | None = lock
         self._truth = truth
         self._index = index
         self._embedder = embedder
-        self._limit = limit
+        self._limit, self._records = limits
         self._lock = threading.Lock()
 
     @classmethod
-    async def open(cls, directory: Path, embedder: Embedder, *, limit: int = 512, chroma: str | None = None) -> Self:
+    async def open(
+        cls, directory: Path, embedder: Embedder, *, limit: int = 512, records: int = 1000, chroma: str | None = None
+    ) -> Self:
         """Open or create the memory in `directory`, become its only owner, and mend its index if that is needed.
 
         Args:
@@ -65,16 +69,19 @@ class Memory:
                 every item is embedded anew.
             limit: items of one kind that one family may have in sight in one scope; beyond it, the older of the two
                 most alike goes, again and again.
+            records: records that one namespace may have; beyond it, the one written longest ago goes.
             chroma: URL of a Chroma server; by default the index is in `directory`.
 
         Raises:
             StoreError: another process (or another object in this one) has the directory open.
             MissingPackage: chromadb is not installed.
-            UsageError: `limit` is below 1, or no Chroma server answers.
+            UsageError: a limit is below 1, or no Chroma server answers.
         """
-        if limit < 1:
-            raise UsageError(f"the limit is {limit}; a family needs room for at least 1. Raise it.")
-        memory = await asyncio.to_thread(cls._open, directory, embedder, limit, chroma)
+        if min(limit, records) < 1:
+            raise UsageError(
+                f"the limit is {min(limit, records)}; a family or namespace needs room for at least 1. Raise it."
+            )
+        memory = await asyncio.to_thread(cls._open, directory, embedder, (limit, records), chroma)
         try:
             await memory._use_embedder()
             await memory.check()
@@ -83,20 +90,28 @@ class Memory:
             raise
         return memory
 
-    async def add(self, items: Sequence[Item]) -> Added:
-        """Remember items. Known ids, exact duplicates and what was forgotten for good change nothing.
+    async def add(self, items: Sequence[Item], *, out_of_sight: Mapping[str, str] | None = None) -> Added:
+        """Remember items. Known ids, exact duplicates and what was harmful or forgotten for good change nothing.
 
         Only verified experience is kept: a right demonstration, a lesson from judged trajectories, a skill that showed
         a gain. A lesson that says what a known one of its place says (cosine 0.9 or more) is merged: the known one
         rests on its trajectories too. All are stored or, if the process dies, none.
+
+        Args:
+            items: what is to be remembered.
+            out_of_sight: ids of those that are stored as retired in their round, and the reasons.
         """
         refused = {one.id: why for one in items if (why := unfit(one))}
-        new = await self._locked(lambda: self._truth.new(one for one in items if one.id not in refused))
+        new = await self.unknown([one for one in items if one.id not in refused])
         if not new:
             return Added(refused=refused)
         vectors = await self._embed([one.text for one in new])
-        added, merged = await self._locked(lambda: self._add(new, vectors))
+        added, merged = await self._locked(lambda: self._add(new, vectors, out_of_sight or {}))
         return Added(added=tuple(added), merged=merged, refused=refused)
+
+    async def unknown(self, items: Sequence[Item]) -> list[Any]:
+        """Return those of `items` that are neither remembered nor to be refused, each content of a scope once."""
+        return await self._locked(lambda: self._truth.new(items))
 
     async def retrieve(
         self,
@@ -117,7 +132,8 @@ class Memory:
         Args:
             queries: what to look for; searched together where they ask for the same places.
             k: most items for one query; 0 gives empty lists.
-            before_round: see the memory as it stood when this round began; `None`: as it stands now.
+            before_round: see the memory as it stood when this round began; `None`: as it stands now. Of a round
+                before the one in progress only what is still kept is seen.
             keywords: rank by words (BM25) too, and fuse both rankings.
             variety: how much unlikeness to what was chosen before counts, in [0, 1].
             tokens: most tokens that the items of one query add to a prompt; an item that does not fit is passed over.
@@ -162,36 +178,54 @@ class Memory:
         await self._locked(lambda: self._replace(item, vectors[0]))
 
     async def retire(self, ids: Sequence[str], *, round: int, reason: str) -> list[str]:
-        """Put items out of sight from the round after `round` on; return those that were in sight."""
-        return await self._locked(lambda: self._truth.evict(ids, round, reason))
+        """Put items out of sight from the round after `round` on; return those that were in sight.
+
+        For the reason `harmful` they are deleted when a later round adds something, and their content is refused.
+        """
+
+        def work() -> list[str]:
+            gone = self._truth.evict(ids, round, reason)
+            self._leave(sorted({*gone} - self._truth.reachable(gone)))
+            return gone
+
+        return await self._locked(work)
 
     async def restore(self, ids: Sequence[str]) -> list[str]:
         """Put retired items in sight again; return those that were not."""
-        return await self._locked(lambda: self._truth.restore(ids))
+
+        def work() -> list[str]:
+            back = self._truth.restore(ids)
+            self._index.put(self._truth.vectors(back))
+            return back
+
+        return await self._locked(work)
 
     async def forget(self, ids: Sequence[str]) -> list[str]:
-        """Delete items for good, from the index too, and return the ids that were there.
+        """Delete items for good, with index and cached vectors, and return the ids that were there.
 
         They do not come back: what has the same content is refused from now on. The ledger still has the episodes.
         """
+        if isinstance(self._embedder, CachedEmbedder):
+            await self._embedder.forget([one.text for one in (await self.get(ids)).values()])
 
         def work() -> list[str]:
             gone = self._truth.forget(ids)
             if gone:  # Chroma keeps what it deletes in its log
                 self._index.rebuild_apart(self._truth.path)
+                self._truth.dropped(None)
             return gone
 
         return await self._locked(work)
 
     async def keep(self, records: Sequence[Record], *, delete: Sequence[str] = ()) -> None:
-        """Write records, over those of the same ids, and delete others, in one transaction."""
+        """Write records, over those of the same ids, and delete others; where a namespace is full, the oldest goes."""
         vectors = await self._embed([one.text for one in records])
         pairs = list(zip(records, vectors, strict=True))
 
         def work() -> None:
-            self._truth.write(pairs, delete)
-            self._index.drop([*delete, *(one.id for one, vector in pairs if vector is None)])
+            gone = self._truth.write(pairs, delete, self._records)
             self._index.put({one.id: vector for one, vector in pairs if vector is not None})
+            self._leave([*gone, *(one.id for one, vector in pairs if vector is None)])
 
         await self._locked(work)
 
@@ -233,13 +267,14 @@ class Memory:
         await asyncio.to_thread(self._close)
 
     @classmethod
-    def _open(cls, directory: Path, embedder: Embedder, limit: int, chroma: str | None) -> Self:
+    def _open(cls, directory: Path, embedder: Embedder, limits: tuple[int, int], chroma: str | None) -> Self:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = _own(directory / "owner.lock")
+        lock = own(directory / "owner.lock")
         try:
             truth = Truth(directory / "memory.sqlite")
             try:
-                return cls(lock, truth, Index(directory / "chroma", chroma), embedder, limit)
+                truth.mend()
+                return cls(lock, truth, Index(directory / "chroma", chroma), embedder, limits)
             except BaseException:
                 truth.close()
                 raise
@@ -262,24 +297,29 @@ class Memory:
         found = iter(await self._embedder.embed(asked))
         return [next(found) if text else None for text in texts]
 
-    def _add(self, candidates: Sequence[Item], vectors: Sequence[Vectors | None]) -> tuple[list[str], dict[str, str]]:
+    def _add(
+        self, candidates: Sequence[Item], vectors: Sequence[Vectors | None], out_of_sight: Mapping[str, str]
+    ) -> tuple[list[str], dict[str, str]]:
         by_id = dict(zip((one.id for one in candidates), vectors, strict=True))
         # Another task may have added the same while these were being embedded.
         new = self._truth.new(candidates)
         merged: dict[str, str] = {}
-        for one in new:
-            if isinstance(one, Lesson) and (known := self._same_lesson(one, new, by_id, merged)) is not None:
+        lessons = [one for one in new if isinstance(one, Lesson) and one.id not in out_of_sight]
+        for one in lessons:
+            if (known := self._same_lesson(one, lessons, by_id, merged)) is not None:
                 merged[one.id] = known
         kept = [one for one in new if one.id not in merged]
         # Killed before the next line, the index is behind; `open` sees it and rebuilds.
-        self._truth.add([(one, by_id[one.id]) for one in kept], self._limit)
-        self._index.put({one.id: vector for one in kept if (vector := by_id[one.id]) is not None})
+        left = self._truth.add([(one, by_id[one.id]) for one in kept], self._limit, out_of_sight)
+        reachable = self._truth.reachable([one.id for one in kept])
+        self._index.put({id_: vector for id_ in sorted(reachable) if (vector := by_id[id_]) is not None})
+        self._leave(left)
         for id_, known in merged.items():
             self._merge(known, next(one for one in new if one.id == id_))
         return [one.id for one in kept], merged
 
     def _same_lesson(
-        self, one: Lesson, new: Sequence[Item], vectors: dict[str, Any], merged: dict[str, str]
+        self, one: Lesson, new: Sequence[Lesson], vectors: dict[str, Any], merged: dict[str, str]
     ) -> str | None:
         """Return the id of a lesson, stored or earlier in the batch, that says the same in the same place."""
         place = (one.scope, one.environment, one.family)
@@ -288,11 +328,7 @@ class Memory:
         for other in new:
             if other.id == one.id:
                 break
-            if (
-                isinstance(other, Lesson)
-                and other.id not in merged
-                and place == (other.scope, other.environment, other.family)
-            ):
+            if other.id not in merged and place == (other.scope, other.environment, other.family):
                 known[other.id] = vectors[other.id]
         alike = {id_: round(float(vector @ vectors[one.id]), 5) for id_, vector in known.items()}
         best = max(alike, key=lambda id_: (alike[id_], id_), default=None)
@@ -307,9 +343,15 @@ class Memory:
     def _replace(self, item: Item, vector: Vectors | None) -> None:
         self._truth.replace(item, vector)
         if vector is None:
-            self._index.drop([item.id])
-        else:
+            self._leave([item.id])
+        elif self._truth.reachable([item.id]):
             self._index.put({item.id: vector})
+
+    def _leave(self, ids: Sequence[str]) -> None:
+        """Take items out of the index; build it anew when it has more remnants of such than items."""
+        self._index.drop(ids)
+        if ids and self._truth.dropped(len(ids)) > max(_FEW, self._index.count()):
+            self._rebuild()
 
     def _check(self) -> bool:
         ids = self._truth.ids()
@@ -324,6 +366,7 @@ class Memory:
 
     def _rebuild(self) -> None:
         self._index.rebuild(self._truth.vectors(self._truth.ids()))
+        self._truth.dropped(None)
 
     def _close(self) -> None:
         with self._lock:
@@ -349,20 +392,3 @@ def unfit(item: Item) -> str:
     if len(item.text) + len(item.prompt) > _MAX_CHARS:
         return f"it has {len(item.text) + len(item.prompt)} characters, at most {_MAX_CHARS} are kept"
     return item.fault
-
-
-def _own(path: Path) -> int:
-    """Take the owner's lock. The kernel frees it when the process dies, however that happens."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
-        os.close(lock)
-        raise StoreError(
-            f"the memory in {path.parent} is open in process {owner}; it can have one owner, because a second writer "
-            "loses results. Wait for that process or end it."
-        ) from None
-    os.ftruncate(lock, 0)
-    os.write(lock, f"{os.getpid()}\n".encode())
-    return lock

@@ -1,4 +1,5 @@
-"""How found items become a list: two rankings are fused, likeness is traded for variety, a budget of tokens is kept.
+"""How found items become a list: two rankings are fused, likeness is traded for variety, a budget of tokens is kept;
+and which items go where there are too many.
 
 Pure functions over ids and vectors.
 """
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["diverse", "fuse", "within"]
+__all__ = ["diverse", "fuse", "least_diverse", "within"]
 
 _RANK = 60
 
@@ -65,3 +66,22 @@ def within(budget: int | None, texts: Sequence[str], count: Callable[[str], int]
             kept.append(i)
             budget -= size
     return kept
+
+
+def least_diverse(matrix: npt.NDArray[np.float32], n: int) -> list[int]:
+    """Return the indices of `n` rows to give up: again and again the older of the two rows most alike.
+
+    Args:
+        matrix: unit vectors `[rows, dimension]`, oldest first.
+        n: how many have to go, fewer than there are rows.
+    """
+    # Rounded, so that the order of summation never decides.
+    alike = np.round(matrix @ matrix.T, 5)
+    np.fill_diagonal(alike, -2.0)
+    gone: list[int] = []
+    for _ in range(n):
+        oldest = int(np.argmax(alike.max(axis=1)))
+        gone.append(oldest)
+        alike[oldest, :] = -3.0
+        alike[:, oldest] = -3.0
+    return gone

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, get_args
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from langgraph.store.base import (
     BaseStore,
@@ -32,15 +32,13 @@ from langgraph.store.base import (
 )
 
 from autotelic.core.errors import UsageError
-from autotelic.core.words import content_id
 from autotelic.memory._truth import Where
-from autotelic.memory.items import Kind, Record
+from autotelic.memory.items import Kind, Record, record_id, record_scope
 from autotelic.memory.memory import KINDS, Memory
 
 __all__ = ["MemoryStore"]
 
 _OURS = "memory"
-_ROOT = "store"
 _MOST = 10**9
 
 
@@ -112,7 +110,7 @@ class MemoryStore(BaseStore):
         return results
 
     async def _get(self, op: GetOp) -> Item | None:
-        id_ = op.key if op.namespace[:1] == (_OURS,) else _id(op.namespace, op.key)
+        id_ = op.key if op.namespace[:1] == (_OURS,) else record_id(op.namespace, op.key)
         found = (await self._memory.get([id_])).get(id_)
         if found is None:
             return None
@@ -121,14 +119,12 @@ class MemoryStore(BaseStore):
 
     async def _put(self, ops: list[PutOp]) -> None:
         async with self._writing:
-            known = await self._memory.get([_id(op.namespace, op.key) for op in ops])
-            gone = [id_ for op in ops if op.value is None and (id_ := _id(op.namespace, op.key)) in known]
-            now = datetime.now(UTC).isoformat()
-            records = [self._record(op, op.value, known, now) for op in ops if op.value is not None]
+            known = await self._memory.get([record_id(op.namespace, op.key) for op in ops])
+            gone = [id_ for op in ops if op.value is None and (id_ := record_id(op.namespace, op.key)) in known]
+            records = [self._record(op, op.value, known) for op in ops if op.value is not None]
             await self._memory.keep(records, delete=gone)
 
-    def _record(self, op: PutOp, value: Mapping[str, Any], known: Mapping[str, Any], now: str) -> Record:
-        id_ = _id(op.namespace, op.key)
+    def _record(self, op: PutOp, value: Mapping[str, Any], known: Mapping[str, Any]) -> Record:
         try:
             json.dumps(value)
         except (TypeError, ValueError) as error:
@@ -139,16 +135,8 @@ class MemoryStore(BaseStore):
             for path in paths
             for text in get_text_at_path(dict(value), "$" if path == "$" else tokenize_path(path))
         ]
-        return Record(
-            id=id_,
-            scope=_scope(op.namespace),
-            key=op.key,
-            namespace=op.namespace,
-            value=dict(value),
-            indexed="\n".join(texts),
-            created_at=known[id_].created_at if id_ in known else now,
-            updated_at=now,
-        )
+        before = known.get(record_id(op.namespace, op.key))
+        return Record.of(op.namespace, op.key, value, "\n".join(texts), before.created_at if before else "")
 
     async def _search(self, op: SearchOp) -> list[SearchItem]:
         if op.offset < 0 or op.limit < 1:
@@ -170,18 +158,10 @@ class MemoryStore(BaseStore):
         return sorted(cut)[op.offset : op.offset + op.limit]
 
 
-def _scope(namespace: tuple[str, ...]) -> str:
-    return "/".join([_ROOT, *(quote(label, safe="") for label in namespace)])
-
-
 def _namespace(kind: Kind, scope: str) -> tuple[str, ...]:
     if kind == "record":
         return tuple(unquote(label) for label in scope.split("/")[1:])
     return (_OURS, kind, *scope.split("/"))
-
-
-def _id(namespace: tuple[str, ...], key: str) -> str:
-    return f"{_ROOT}/{content_id(namespace, key)}"
 
 
 def _shown(one: Any) -> dict[str, Any]:
@@ -206,7 +186,7 @@ def _shown(one: Any) -> dict[str, Any]:
 def _places(prefix: tuple[str, ...]) -> list[Where]:
     """What may lie under a prefix: records, our own items, or (for an empty prefix) both."""
     ours = prefix[:1] == (_OURS,)
-    places = [] if ours else [Where(("record",), (_scope(prefix),))]
+    places = [] if ours else [Where(("record",), (record_scope(prefix),))]
     if ours or not prefix:
         kinds = tuple(kind for kind in KINDS if prefix[1:2] in {(), (kind,)})
         scopes = ("/".join(prefix[2:]),) if prefix[2:] else None

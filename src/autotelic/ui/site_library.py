@@ -107,7 +107,7 @@ class Keeping:
 
     def _by_meaning(self, name: str, wanted: dict[str, str], known: list[tuple[Any, Row]]) -> list[tuple[Any, Row]]:
         kinds = tuple(kind for kind in KINDS if wanted["kind"] in ("", kind)) or KINDS
-        query = Query(wanted["text"], family=wanted["family"] or None, kinds=kinds)
+        query = Query(wanted["text"], family=wanted["family"] or None, kinds=kinds, itself=True)
 
         async def work(_: RunDir, memory: Memory, __: Ledger) -> list[Any]:
             return (await memory.retrieve([query], _FOUND, keywords=True))[0]
