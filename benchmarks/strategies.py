@@ -7,8 +7,11 @@ each strategy, also (`--sides base+memory`) with examples that the run remembere
 A run's seed decides about tasks and sampling, so three runs with three seeds are three seeds here. Answers are rows of
 the run's ledger: what was cut off goes on.
 
-Prints a table for each side, writes `strategies.html` (accuracy against tokens) beside the
-first run, and as its last line one JSON object; its `ratio` is the best strategy's accuracy over that of the first.
+Prints a table for each side, writes `strategies-SIDE.html` (accuracy against tokens) beside the first run, and as its
+last line one JSON object with all figures; its `ratio` is the best strategy's accuracy over that of the first. Won and
+lost are tasks on which a strategy and the first differ, p the one-sided sign test over them; flips are answers that a
+revision mended and spoiled. `tool_loop`, `critic` and `self_debug` need tools or code: name them, with runs that have
+such tasks.
 """
 
 from __future__ import annotations
@@ -27,9 +30,10 @@ from autotelic.graphs.refining import answer_suite_by
 from autotelic.store import EvaluationRow, Ledger, StrategyRow
 
 STRATEGIES = (
-    "direct,few_shot,self_consistency(few_shot(pool=24), n=8, heat=0.0),self_consistency(n=8),self_consistency(n=8, heat=0.5),self_consistency(n=8, weigh='certainty'),"
-    "best_of(n=8),best_of(n=8, by='critic'),universal,contrastive,self_refine,reflexion,plan_and_solve,least_to_most,"
-    "tree_of_thoughts,monte_carlo,debate,mixture,conversation,adapted(by='neighbours'),adapted(by='vote')"
+    "direct,few_shot,self_consistency(few_shot(pool=24), n=8, heat=0.0),guided,self_consistency(n=8),"
+    "self_consistency(n=8, weigh='certainty'),self_consistency(n=8, weigh='critic'),best_of(n=8),"
+    "best_of(n=8, by='critic'),universal,contrastive,self_refine,reflexion,plan_and_solve,least_to_most,"
+    "tree_of_thoughts,monte_carlo,debate,mixture,conversation,prompted,auto,adapted(by='neighbours'),adapted(by='vote')"
 )
 SIDES = ("base", "base+memory", "champion", "champion+memory")
 
@@ -56,14 +60,15 @@ async def answered(
 
 def show(side: str, found: list[StrategyFigures]) -> None:
     """Print one side's table."""
-    print(f"\n{side:<44} accuracy [95%]          gain [95%]            tokens  calls  seconds  mended/spoiled")
+    print(f"\n{side:<58} accuracy [95%]          gain [95%]            won:lost      p   tokens  calls  seconds  flips")
     for one in found:
         share, gain = one.accuracy, one.gain
         assert share is not None  # every task has an answer
         gained = f"{100 * gain.gain:+5.1f} [{100 * gain.low:+5.1f}, {100 * gain.high:+5.1f}]" if gain else ""
+        won, p = (f"{gain.wins}:{gain.losses}", f"{gain.sign_p:.4f}") if gain else ("", "")
         print(
-            f"{one.strategy:<44} {share.mean:6.1%} [{share.low:.1%}, {share.high:.1%}]  {gained:<20} "
-            f"{one.tokens:7,.0f} {one.calls:6.1f} {one.seconds:8.2f}  {one.mended}/{one.spoiled}"
+            f"{one.strategy:<58} {share.mean:6.1%} [{share.low:5.1%}, {share.high:5.1%}]  {gained:<20} {won:>9} {p:>6} "
+            f"{one.tokens:8,.0f} {one.calls:6.1f} {one.seconds:8.2f}  +{one.mended}/-{one.spoiled}"
         )
 
 
@@ -88,14 +93,14 @@ def main() -> None:
     figures = {side: strategy_figures(rows) for side, rows in sides.items()}
     for side, found in figures.items():
         show(side, found)
+        page = given.runs[0].parent / f"strategies-{side}.html"
+        n = len(sides[side][names[0]])
+        page.write_text(strategy_page(found, f"{side.capitalize()} of {len(given.runs)} runs, {n} tasks"))
+        print(page)
     shown = "champion" if "champion" in sides else next(iter(sides))
-    n = len(sides[shown][names[0]])
-    page = given.runs[0].parent / "strategies.html"
-    page.write_text(strategy_page(figures[shown], f"{shown.capitalize()} of {len(given.runs)} runs, {n} tasks"))
-    print(f"\n{page}")
-    shares = {side: {f.strategy: f.accuracy.mean for f in found if f.accuracy} for side, found in figures.items()}
-    direct, best = shares[shown][names[0]], max(shares[shown].values())
-    print(json.dumps({"ratio": best / direct if direct else None, "tasks": n, "accuracy": shares}))
+    shares = [one.accuracy.mean for one in figures[shown] if one.accuracy]
+    data = {side: [one.model_dump(mode="json") for one in found] for side, found in figures.items()}
+    print(json.dumps({"ratio": max(shares) / shares[0] if shares[0] else None, "side": shown, "figures": data}))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from autotelic.core.errors import EnvironmentFailure, UsageError
 from autotelic.core.words import Origin, Proposal, Rejection, Task
 from autotelic.environments import Environment, make_environment, open_environment, solved
-from autotelic.environments._gym_levels import DEFAULT_FAMILIES, LEVELS
+from autotelic.environments._gym_levels import DEFAULT_FAMILIES, LEVELS, REGEXES
 from autotelic.environments._gym_scorers import is_arithmetic
 from autotelic.environments.reasoning_gym import ReasoningGym
 
@@ -56,6 +57,12 @@ async def test_every_family_gives_its_own_answer_full_marks_and_a_wrong_one_less
         wrong = await wide.check(task, "zzz 987654321")
         assert wrong.score is not None and not solved(wrong.score) and wrong.reason == "wrong", task
         assert wide.parse(task, task.answer) == task.answer.strip(), task
+
+
+async def test_every_right_answer_has_the_form_that_the_model_is_held_to() -> None:
+    gym = ReasoningGym({"name": "reasoning_gym", "families": list(REGEXES)})
+    for task in gym.tasks(60 * len(REGEXES), seed=7):
+        assert re.fullmatch(gym.answer_regex(task) or "", task.answer or ""), (task.family, task.answer)
 
 
 async def test_partial_credit_is_kept_but_is_not_solved(wide: ReasoningGym) -> None:

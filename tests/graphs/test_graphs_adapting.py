@@ -60,7 +60,7 @@ def test_a_policy_is_trained_for_a_suite_and_thrown_away(copied: Path) -> None:
     near_rows, vote_rows = ([row for row in rows if row.strategy.startswith(name)] for name in (NEAR, VOTE))
     assert len({row.strategy for row in rows}) == 3 and "for 24 tasks" in near_rows[0].strategy
     assert {row.calls for row in near_rows} == {1}
-    assert {row.calls for row in vote_rows} == {2}, "the vote before and the answer's own"
+    assert {row.calls for row in vote_rows} == {4}, "the vote before and the answer's own"
     ledger.close()
     assert evaluated(copied, f"direct, {NEAR}, {VOTE}", policy=0)["strategies"] == found["strategies"], "once is enough"
     assert "discarded" in invoke("policies", "list", copied).stdout
@@ -123,7 +123,7 @@ async def test_what_counts_for_the_policy_counts_for_weights_made_from_it(copied
         made: dict[str, Any] = {"policy": 0, "promoted": True, "routes": {task.family: "self_consistency(n=2)"}}
         s.ledger.add([RouteRow(version=1, learned_on="", proved_on="", choices=[], reasons=[], **made)])
         rows = await answer_suite_by(s, "adapted(auto)", "frozen", 0, 0)
-        assert {row.calls for row in rows if row.family == task.family} == {1}, "one request with two samples"
+        assert {row.calls for row in rows if row.family == task.family} == {2}, "an answer, and a sample"
         assert all(len(row.drafts) == (2 if row.family == task.family else 0) for row in rows)
 
 

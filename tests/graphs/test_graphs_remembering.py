@@ -92,3 +92,15 @@ def test_cut_off_in_the_middle_it_comes_to_the_same(
     assert deaths >= 5
     cut, smooth = (snapshot(tmp_path / name / "ledger.sqlite") for name in ("cut", "smooth"))
     assert cut == smooth
+
+
+def test_advice_that_mended_an_answer_is_remembered_and_found_again(play: Play, tmp_path: Path) -> None:
+    told = {"samples": 4, "bare": 0.0, "strategy": "reflexion(tries=3, by='checker')"}
+    _, ledger = play(small(solve=told, memory={"lessons": 1}))
+    every = remembered(tmp_path, "list", tmp_path / "run", "--kind", "lesson", "--limit", 500)
+    lessons = [one for one in map(Lesson.model_validate, every) if "/solve/" in one.id]
+    assert lessons and all(one.advice for one in lessons)
+    rested = {e.id: e for e in ledger.rows(EpisodeRow) if e.id in {id_ for one in lessons for id_ in one.right}}
+    assert len(rested) == len({one.right for one in lessons}) and all(e.score == 1.0 for e in rested.values())
+    shown = {id_ for e in ledger.rows(EpisodeRow, round=2) for id_ in e.memory_ids}
+    assert shown & {one.id for one in lessons if one.round == 1}

@@ -9,6 +9,7 @@ from tests.refinement.kit import Model, in_turn, work
 
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Completion, Message
+from autotelic.environments import make_environment
 from autotelic.refinement import Budget, answer_task, build_strategy, contrastive, guided
 from autotelic.serving import Gateway, Sampling
 
@@ -85,6 +86,14 @@ async def test_guided_answers_are_asked_for_in_their_form() -> None:
         assert getattr(model.asked[-1][1], name) == form
     many = await guided(choices=("5", "6"))(work(model), 4)
     assert len(many) == 4 and model.asked[-1][1].n == 4
-    for wrong in ("guided", "guided(regex='a', choices=('a',))"):
-        with pytest.raises(UsageError, match="takes one of regex, grammar, schema, choices"):
-            build_strategy(wrong)
+    with pytest.raises(UsageError, match="takes one of regex, grammar, schema, choices"):
+        build_strategy("guided(regex='a', choices=('a',))")
+
+
+async def test_without_a_form_of_its_own_an_answer_is_held_to_the_environments() -> None:
+    model = Model(in_turn("6"))
+    await answer_task(guided(), work(model))
+    assert model.asked[-1][1].regex == "[0-9]{1,12}", "a greatest common divisor"
+    code = make_environment({"name": "code"})
+    await answer_task(guided(), work(model, form=code, task=code.tasks(1, 1)[0]))
+    assert model.asked[-1][1].regex is None

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.refinement.kit import ENVIRONMENT, RIGHT, TASK, Model, in_turn, judging, remembered, work
+from tests.refinement.kit import (
+    ENVIRONMENT,
+    JUDGE,
+    RIGHT,
+    TASK,
+    Model,
+    in_turn,
+    judged,
+    judging,
+    remembered,
+    work,
+)
 
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Message
 from autotelic.refinement import (
+    Budget,
     Draft,
+    Work,
     answer_task,
     best_of,
     build_strategy,
@@ -50,7 +64,7 @@ async def test_direct_is_greedy_for_one_and_one_request_for_many() -> None:
     assert (await answer_task(direct(), work(model))).text == "6"
     assert len(await direct()(work(model), 5)) == 5
     first, second = (sampling for _, sampling in model.asked)
-    assert (first.n, first.temperature, second.n, second.temperature) == (1, 0.0, 5, 1.0)
+    assert (first.n, first.temperature, second.n, second.temperature) == (1, 0.0, 5, 0.7)
 
 
 def shown(model: Model) -> list[list[str]]:
@@ -61,8 +75,9 @@ def shown(model: Model) -> list[list[str]]:
 async def test_examples_stand_before_the_question_and_are_shared_by_all_drafts() -> None:
     model = Model(in_turn("6"))
     answer = await answer_task(self_consistency(few_shot(k=2), n=4, batch=4), work(model, examples=remembered(9)))
-    assert answer.text == "6" and shown(model) == [["like 0?", "0", "like 1?", "1"]] and model.asked[0][1].n == 4
-    [(messages, _)] = model.asked
+    assert answer.text == "6" and shown(model) == [["like 0?", "0", "like 1?", "1"]] * 2
+    assert [sampling.n for _, sampling in model.asked] == [1, 3], "what few_shot answers by itself, then samples"
+    messages = model.asked[0][0]
     assert messages[0].role == "system" and messages[-1].content == TASK.question
     few = Model(in_turn("6"))
     assert (await answer_task(few_shot(k=3), work(few, examples=remembered(1)))).text == "6"
@@ -70,7 +85,7 @@ async def test_examples_stand_before_the_question_and_are_shared_by_all_drafts()
 
 
 async def test_from_a_pool_every_draft_sees_other_examples_and_the_same_ones_again() -> None:
-    vote = self_consistency(few_shot(k=2, pool=6), n=6, batch=3, confidence=1.0, heat=0.0)
+    vote = self_consistency(few_shot(k=2, pool=6), n=6, batch=5, confidence=1.0, heat=0.0)
     model = Model(lambda _asked, _index: "6")
     await answer_task(vote, work(model, examples=remembered(9)))
     seen = shown(model)
@@ -93,14 +108,18 @@ async def test_there_are_no_examples_without_a_memory() -> None:
 async def test_a_vote_takes_the_most_frequent_answer_and_keeps_every_draft() -> None:
     model = Model(in_turn("4", "6", "6.", "5"))
     answer = await answer_task(self_consistency(n=4, batch=4), work(model))
-    assert answer.text == "6" and answer.draft.score == 0.5 and answer.price.calls == 1
+    assert answer.text == "6" and answer.draft.score == 0.5 and answer.price.calls == 2
     assert [d.answer for d in answer.draft.of] == ["4", "6", "6", "5"]
+    assert [(s.n, s.temperature) for _, s in model.asked] == [(1, 0.0), (3, 0.7)], "first the model's own answer"
+    tied = Model(in_turn("4", "6", "6", "4"))
+    assert (await answer_task(self_consistency(n=4, batch=4), work(tied))).text == "4", "a tie changes nothing"
 
 
 async def test_sampling_stops_when_the_vote_is_decided() -> None:
     sure = Model(in_turn("6"))
     answer = await answer_task(self_consistency(n=16, batch=4), work(sure))
-    assert (answer.price.calls, len(answer.draft.of)) == (1, 4), "four of four: 97% sure"
+    assert (answer.price.calls, len(answer.draft.of)) == (2, 5), "five of five: 98% sure"
+    assert not decided((3,), 9, 0.95) and decided((4,), 9, 0.95), "three of three are 94% sure"
     torn = Model(lambda _asked, index: str(index))
     assert len((await answer_task(self_consistency(n=16, batch=4), work(torn))).draft.of) == 16
     every = Model(in_turn("6"))
@@ -110,12 +129,12 @@ async def test_sampling_stops_when_the_vote_is_decided() -> None:
 async def test_drafts_are_as_hot_as_they_are_asked_to_be() -> None:
     for text, heat in (
         ("self_consistency(n=2, heat=0.5)", 0.5),
-        ("best_of(n=2)", 1.0),
+        ("best_of(n=2)", 0.7),
         ("best_of(n=2, heat=0.3)", 0.3),
     ):
         model = Model(in_turn("6"))
         await answer_task(build_strategy(text), work(model))
-        assert {sampling.temperature for _, sampling in model.asked} == {heat}
+        assert model.asked[-1][1].temperature == heat
 
 
 async def test_certainty_outweighs_numbers_and_chooses_the_best() -> None:
@@ -134,6 +153,24 @@ async def test_best_of_by_the_critic_and_by_the_checker_where_it_may_be_used() -
     assert key.text == RIGHT and [d.score for d in key.draft.of] == [0.0, 1.0, 0.0]
     with pytest.raises(UsageError, match="may not be used"):
         await answer_task(best_of(n=3, by="checker"), work(Model(in_turn("1"))))
+
+
+async def test_the_critic_is_asked_once_about_equal_answers_and_drafts_without_certainty_vote() -> None:
+    model = Model(judging(lambda answer: answer == "7", in_turn("4", "7", "4", "7.")))
+    answer = await answer_task(best_of(n=4, by="critic"), work(model))
+    assert answer.text == "7" and model.asks(JUDGE) == 2 and [d.score for d in answer.draft.of] == [0, 1, 0, 1]
+
+    async def silent(_work: Work, n: int = 1) -> list[Draft]:
+        return [draft(text) for text in ("5", "6", "6")][:n]
+
+    voted = await answer_task(best_of(silent, n=3), work(model))
+    assert voted.text == "6" and [d.score for d in voted.draft.of] == [None] * 3
+
+
+async def test_a_critic_cut_off_while_judging_leaves_the_best_it_has_seen() -> None:
+    model = Model(judging(lambda answer: answer == "7", in_turn("4", "7", "5", "6")))
+    answer = await answer_task(best_of(n=4, by="critic"), work(model, Budget(calls=4)))
+    assert answer.stopped == "calls" and answer.text == "7"
 
 
 async def test_the_model_chooses_among_texts_that_no_vote_can_count() -> None:
@@ -184,11 +221,49 @@ async def test_a_revision_counts_only_if_the_critic_prefers_it() -> None:
     assert answer.text == "4" and len(answer.draft.of) == 4, "to a critic without preference nothing is revised"
 
 
+class Coin(Model):
+    """Answers anew each time it may, and as a critic tosses a coin for every judgement."""
+
+    def __init__(self, seed: int) -> None:
+        coin, self._made = random.Random(seed), 0
+        super().__init__(
+            lambda asked, _: judged(coin.choice(["right", "wrong"])) if JUDGE in asked else f"{self._next()}"
+        )
+
+    def _next(self) -> int:
+        self._made += 1
+        return self._made
+
+
+@pytest.mark.parametrize("strategy", ["self_refine", "reflexion"])
+async def test_a_critic_that_tosses_a_coin_overrules_next_to_nothing(strategy: str) -> None:
+    said = [(await answer_task(build_strategy(strategy), work(Coin(seed)))).text for seed in range(300)]
+    assert said.count("1") >= 290, "the first draft is the answer"
+    willing = [(await answer_task(build_strategy(f"{strategy}(margin=0.25)"), work(Coin(s)))).text for s in range(100)]
+    assert willing.count("1") < 75, "what the margin is for"
+
+
+@pytest.mark.parametrize("strategy", ["self_refine", "reflexion"])
+async def test_without_a_verdict_nothing_speaks_against_a_draft(strategy: str) -> None:
+    model = Model(lambda asked, _: "no idea" if JUDGE in asked else "4")
+    answer = await answer_task(build_strategy(strategy), work(model))
+    assert answer.text == "4" and answer.price.calls == 2 and answer.draft.score is None
+
+
+async def test_what_was_tried_before_a_budget_ended_is_in_the_answer() -> None:
+    model = Model(judging(lambda _: False, in_turn("4", "Think.", "5")))
+    cut = await answer_task(reflexion(tries=9), work(model, Budget(calls=6)))
+    assert cut.stopped == "calls" and cut.text == "4" and cut.draft.revised
+    assert [d.answer for d in cut.draft.of] == ["4", "5"]
+    voted = await answer_task(self_consistency(n=9, batch=4), work(Model(in_turn("4", "5", "6", "7")), Budget(calls=2)))
+    assert voted.stopped == "calls" and len(voted.draft.of) == 5
+
+
 async def test_what_the_critic_refused_is_not_asked_for_again_word_for_word() -> None:
     model = Model(judging(lambda _answer: False, in_turn("6")))
     await answer_task(self_refine(rounds=3), work(model))
     revisions = [sampling for messages, sampling in model.asked if "Answer again" in messages[-1].content]
-    assert [sampling.temperature for sampling in revisions] == [0.0, 1.0, 1.0]
+    assert [sampling.temperature for sampling in revisions] == [0.0, 0.7, 0.7]
     assert len({sampling.seed for sampling in revisions}) == 3
 
 
@@ -233,6 +308,8 @@ async def test_tools_check_an_answer_and_without_evidence_it_stays() -> None:
     assert answer.text == "6" and [d.answer for d in answer.draft.of] == ["4", "6"]
     failed = Model(in_turn("4", calling("broken"), '{"answer":"6"}'))
     assert (await answer_task(critic(), work(failed, toolbox=Toolbox([broken])))).text == "4"
+    mute = Model(in_turn("4", calling("double"), '{"answer":" "}'))
+    assert (await answer_task(critic(), work(mute, toolbox=Toolbox([double])))).text == "4", "no answer mends nothing"
     with pytest.raises(UsageError, match=r"tools\.use"):
         await answer_task(critic(), work(Model(in_turn("4"))))
 
@@ -254,14 +331,14 @@ async def test_a_plan_is_made_and_followed() -> None:
 
 async def test_simpler_questions_are_answered_in_turn_and_then_the_task() -> None:
     listed = json.dumps({"questions": ["What divides 12?", "And 18?"]})
-    model = Model(lambda asked, _: listed if "simpler questions" in asked else f"re {asked[:12]}")
+    model = Model(lambda asked, _: listed if "simpler questions" in asked else f"re {asked.split()[-1]}")
     await answer_task(least_to_most(), work(model))
-    last = [(m.role, m.content) for m in model.asked[-1][0]][2:-1]
+    last = [(m.role, m.content) for m in model.asked[-1][0]][1:-1]
     assert last == [
-        ("user", "What divides 12?"),
-        ("assistant", "re What divides"),
+        ("user", f"{TASK.question}\n\nWhat divides 12?"),
+        ("assistant", "re 12?"),
         ("user", "And 18?"),
-        ("assistant", "re And 18?"),
+        ("assistant", "re 18?"),
     ]
     assert model.asked[-1][0][-1].content.startswith(TASK.question) and len(model.asked) == 4
     broken_list = Model(lambda asked, _: '{"questions": ["What' if "simpler questions" in asked else "6")
@@ -348,7 +425,7 @@ async def test_an_instructor_says_what_to_do_until_nothing_is_left() -> None:
     model = Model(says)
     answer = await answer_task(conversation(turns=5), work(model))
     assert answer.text == "6" and answer.price.calls == 4, "an instruction, what came of it, done, the answer"
-    assert [m.content for m in model.asked[1][0][2:]] == ["Find the factors. Then stop."]
+    assert [m.content for m in model.asked[1][0][1:]] == [f"{TASK.question}\n\nFind the factors. Then stop."]
     assert "Assistant: so 12 = 2 * 6" in model.asked[2][0][-1].content
     other = Model(lambda _asked, _index: "6")
     through = Gateway(other, attempts=1)

@@ -118,6 +118,8 @@ def evaluate(
         str | None, typer.Option(help="Strategies to compare, e.g. direct,self_consistency(n=8); see: strategies list.")
     ] = None,
     calls: Annotated[int | None, typer.Option(min=1, help="Most calls for an answer by a strategy.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens, prompts included.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.001, help="Most seconds.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Have a policy answer a suite, and show its accuracy by family, or that of several strategies of answering."""
@@ -128,7 +130,7 @@ def evaluate(
     if strategy is not None:
         from autotelic.refinement import Budget
 
-        names, budget = split_strategies(strategy), Budget(calls=calls)
+        names, budget = split_strategies(strategy), Budget(calls=calls, tokens=tokens, seconds=seconds)
         with Bars() as bars:
             work = evaluate_strategies(run, names, policy, suite, memory=memory, budget=budget, progress=bars)
             compared = asyncio.run(work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from autotelic.environments.base import (
     Checked,
     Environment,
+    KnowsForm,
     ShowsExamples,
     make_environment,
     open_environment,
@@ -16,6 +17,7 @@ from autotelic.environments.base import (
 __all__ = [
     "Checked",
     "Environment",
+    "KnowsForm",
     "ShowsExamples",
     "make_environment",
     "open_environment",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["DEFAULT_FAMILIES", "FORMS", "LEVELS", "UNUSABLE"]
+__all__ = ["DEFAULT_FAMILIES", "FORMS", "LEVELS", "REGEXES", "UNUSABLE"]
 
 Level = dict[str, Any]
 
@@ -107,6 +107,17 @@ FORMS = {
     "word_sequence_reversal": "the reversed list",
 }
 """What the answer of a family looks like, as the solver is told."""
+
+_WHOLE = "-?[0-9]{1,12}"
+REGEXES = {
+    **dict.fromkeys(("gcd", "letter_counting", "products", "lcm", "count_bits"), "[0-9]{1,12}"),
+    **dict.fromkeys(("number_sequence", "chain_sum", "simple_equations"), _WHOLE),
+    "string_insertion": "[A-E]{1,60}",
+    "calendar_arithmetic": f"(Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|{_WHOLE}",
+    "spell_backward": "[A-Za-z]{1,30}",
+    "base_conversion": "[0-9a-z]{1,60}",
+}
+"""The same as a regular expression, where one says it."""
 
 _UNREPEATABLE = "its tasks cannot be made again in another process, so a resumed run could not judge their answers"
 UNUSABLE = {

@@ -22,6 +22,7 @@ from autotelic.core.words import Frozen, Message, Proposal, Rejection, Score, Ta
 __all__ = [
     "Checked",
     "Environment",
+    "KnowsForm",
     "ShowsExamples",
     "fewer_than_asked",
     "make_environment",
@@ -130,6 +131,18 @@ class ShowsExamples(Protocol):
 
         Returns:
             The share of examples that come out as shown, with what went wrong in `detail`; `None` if none are shown.
+        """
+        ...
+
+
+@runtime_checkable
+class KnowsForm(Protocol):
+    """An environment that can say in advance what an answer looks like, so that the server can hold the model to it."""
+
+    def answer_regex(self, task: Task) -> str | None:
+        """Return a regular expression that every possible answer to tasks of this family matches as a whole.
+
+        It is a matter of the family, never of the key; `None` where answers have no such form.
         """
         ...
 

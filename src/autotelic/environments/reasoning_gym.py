@@ -21,7 +21,7 @@ from pydantic import Field
 
 from autotelic.core.errors import EnvironmentFailure, MissingPackage, UsageError
 from autotelic.core.words import Frozen, Message, Origin, Proposal, Rejection, Task
-from autotelic.environments._gym_levels import DEFAULT_FAMILIES, FORMS, LEVELS, UNUSABLE
+from autotelic.environments._gym_levels import DEFAULT_FAMILIES, FORMS, LEVELS, REGEXES, UNUSABLE
 from autotelic.environments._gym_scorers import Scorer
 from autotelic.environments.base import Checked, fewer_than_asked, parse_config, plain_answer, shares, solved
 
@@ -123,6 +123,10 @@ class ReasoningGym:
     def system_prompt(self, task: Task) -> str:
         """See `Environment.system_prompt`."""
         return f"Reply with the answer only: {FORMS.get(task.family, 'nothing before it, nothing after it')}."
+
+    def answer_regex(self, task: Task) -> str | None:
+        """See `KnowsForm`."""
+        return REGEXES.get(task.family)
 
     def parse(self, task: Task, text: str) -> str | None:  # noqa: ARG002
         """See `Environment.parse`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from statistics import fmean
 from typing import Any
@@ -20,6 +20,7 @@ from autotelic.graphs.remembering import recall
 from autotelic.graphs.session import Session, as_dicts
 from autotelic.graphs.solve import SolveState, build_solve
 from autotelic.graphs.strategy_solver import StrategySolver
+from autotelic.memory import Lesson
 from autotelic.selection import Answered, Candidate, Tried, contamination, focused, luck, worth_of_cells
 from autotelic.serving import Sampling
 from autotelic.store import CritiqueRow, EpisodeRow, ExampleRow, ProposalRow, SuiteRow, TaskRow, ToolCallRow
@@ -71,7 +72,7 @@ async def propose(s: Session, round: int, champion: int) -> dict[str, Any]:
             draft = drafts.get(i)
             text = draft.completion.text if draft else s.environment.proposal_text(free[i])
             row, task = await _judge(s, round, i, text, explore=draft is None, known=known)
-            row.policy, row.messages = champion, as_dicts(draft.messages if draft else s.proposer.messages())
+            row.policy, row.messages = champion, as_dicts(draft.messages if draft else s.proposer.bare())
             rows.append(row)
             tasks += [task] if task else []
         s.ledger.add([*(TaskRow(**task.model_dump(mode="json")) for task in tasks), *rows])
@@ -218,6 +219,9 @@ async def solve(s: Session, round: int, champion: int) -> dict[str, Any]:
         for row in rows:
             row.sandbox = s.environment.sandbox or ""
         calls = [tool_calls(row.id, round, a) for row, a in zip(rows, result["attempts"], strict=True)]
+        if s.config.memory.lessons:
+            # Not seen before the next round; if what follows fails, the same lessons come again.
+            await s.memory.add(_lessons(task, rows, result["attempts"]))
         s.ledger.add([*rows, *chain.from_iterable(calls)])
 
     await s.each("solve", todo, roll_out, done=len(wanted) - len(todo))
@@ -269,6 +273,24 @@ def tool_calls(owner: str, round: int, attempt: Attempt) -> list[ToolCallRow]:
             seconds=record.seconds,
         )
         for index, record in enumerate(attempt.calls)
+    ]
+
+
+def _lessons(task: Task, rows: Sequence[EpisodeRow], attempts: Sequence[Attempt]) -> list[Lesson]:
+    """Return as lessons the advice with which a strategy turned a wrong draft into a right answer."""
+    return [
+        Lesson(
+            id=f"{row.id}/lesson/{index}",
+            environment=task.environment,
+            family=task.family,
+            round=row.round,
+            policy=row.policy,
+            situation=task.question,
+            advice=advice,
+            right=(row.id,),
+        )
+        for row, attempt in zip(rows, attempts, strict=True)
+        for index, advice in enumerate(attempt.lessons)
     ]
 
 

@@ -461,7 +461,7 @@ class _Chat:
 
         if who.strategy is not None:
             work = replace(open_work(answers, messages, question), seed=derive(0, question, index))
-            found = await reached(build_strategy(who.strategy), work)
+            found = await reached(build_strategy(who.strategy), work, partly=True)
             text = found.text if found.text is not None else found.draft.text
             heard(text)
             return text

@@ -77,7 +77,7 @@ def build_refine(context: GraphContext) -> Any:
 
     async def answer(state: RefineState) -> RefineState:
         work = open_work(context, [Message.model_validate(m) for m in state["messages"]], state["question"])
-        found = await reached(strategy, work)
+        found = await reached(strategy, work, partly=True)
         get_stream_writer()({"node": "answer", "token": found.text or ""})
         said = Message(role="assistant", content=found.text or "")
         return {

@@ -10,6 +10,7 @@ from autotelic.agents import Attempt, Solver
 from autotelic.core.errors import ServingError
 from autotelic.core.seeds import derive
 from autotelic.core.words import Completion, Message, Task
+from autotelic.environments import solved
 from autotelic.graphs.session import Session
 from autotelic.memory import Demonstration, Memory, Query
 from autotelic.refinement import Answer, Budget, Examples, Meter, Strategy, Work, answer_task, build_strategy
@@ -36,7 +37,9 @@ class StrategySolver(Solver):
 
     async def _answer(self, task: Task, messages: Sequence[Message], sampling: Sampling, index: int) -> Attempt:
         work = work_of(self._session, task, messages)
-        work = replace(work, temperature=sampling.temperature, seed=derive(sampling.seed or 0, "strategy", index))
+        # What is learned from is checked anyway, so here a strategy may ask the checker too.
+        seed = derive(sampling.seed or 0, "strategy", index)
+        work = replace(work, temperature=sampling.temperature, seed=seed, may_check=True)
         found = await reached(self._strategy, work)
         completion = Completion(
             text=found.text or found.draft.text,
@@ -50,17 +53,26 @@ class StrategySolver(Solver):
             reason = "stopped" if found.stopped else "no_answer"
             return Attempt(completion, None, 0.0, TOO_LONG if found.stopped == TOO_LONG else reason, prompt=asked)
         checked = await self._environment.check(task, found.text)
-        return Attempt(completion, found.text, checked.score, checked.reason, prompt=asked)
+        helped = found.lessons and solved(checked.score) and found.draft.revised
+        if helped and solved((await self._environment.check(task, found.draft.of[0].answer)).score):
+            helped = False  # it was right without
+        lessons = found.lessons if helped else ()
+        return Attempt(completion, found.text, checked.score, checked.reason, prompt=asked, lessons=lessons)
 
 
-async def reached(strategy: Strategy, work: Work) -> Answer:
-    """Answer a task for the ledger, where a model that cannot be reached is no answer but a failure.
+async def reached(strategy: Strategy, work: Work, *, partly: bool = False) -> Answer:
+    """Answer a task. For the ledger an answer is a failure if the model could not be reached on the way.
+
+    Args:
+        strategy: how.
+        work: the task.
+        partly: an answer that was cut short counts too, marked as `stopped`: for a person it is better than none.
 
     Raises:
-        ServingError: it could not be reached.
+        ServingError: the model could not be reached.
     """
     found = await answer_task(strategy, work)
-    if found.lost:
+    if found.lost and not (partly and found.text is not None):
         raise ServingError(found.stopped)
     return found
 
@@ -102,7 +114,6 @@ def work_of(
         meter=Meter(s.server.gateway, budget),  # its clock starts here
         opening=tuple(opening),
         max_tokens=s.config.solve.max_tokens,
-        heat=s.config.solve.temperature,
         seed=s.seed("strategy", task.id),
         toolbox=s.toolbox,
         bounds=s.config.solve.bounds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from typing import Any, cast
+from typing import Any, cast, get_args, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, validate_call
 
@@ -13,7 +13,7 @@ from autotelic.core.registry import lookup
 from autotelic.refinement.adapted import Adapting
 from autotelic.refinement.work import Strategy
 
-__all__ = ["build_strategy", "parameters"]
+__all__ = ["build_strategy", "consults_critic", "parameters"]
 
 
 def build_strategy(text: str, *, suite: bool = False) -> Strategy:
@@ -28,20 +28,53 @@ def build_strategy(text: str, *, suite: bool = False) -> Strategy:
     Raises:
         UsageError: there is no such strategy, it does not take these arguments, or `adapted` stands where it cannot.
     """
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise _malformed(text) from error
-    built = _built(tree, text)
+    built = _built(_parsed(text), text)
     if not suite:
         _refuse_adapting(built)
     return cast(Strategy, built)
+
+
+def consults_critic(text: str) -> bool:
+    """Say whether a strategy, or one within it, asks the critic.
+
+    `self_refine` always does; any other by a parameter that may be `critic`, and is, in the text or by default.
+
+    Raises:
+        UsageError: see `build_strategy`.
+    """
+    build_strategy(text, suite=True)
+    return _consults(_parsed(text))
 
 
 def parameters(maker: Any) -> str:
     """Return a strategy's parameters with their defaults, as one writes them."""
     given = inspect.signature(maker).parameters.values()
     return ", ".join(one.name if one.default in (None, one.empty) else f"{one.name}={one.default!r}" for one in given)
+
+
+def _parsed(text: str) -> ast.expr:
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise _malformed(text) from error
+
+
+def _consults(node: ast.expr) -> bool:
+    call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
+    name = cast(ast.Name, call.func).id
+    inner = [
+        one for one in (*call.args, *(word.value for word in call.keywords)) if isinstance(one, ast.Name | ast.Call)
+    ]
+    if name == "self_refine" or any(map(_consults, inner)):
+        return True
+    maker = lookup("strategy", name)
+    takes, hints = inspect.signature(maker), get_type_hints(maker)
+    given = takes.bind(*call.args, **{word.arg: word.value for word in call.keywords if word.arg}).arguments
+    for one in takes.parameters.values():
+        value = given.get(one.name, ast.Constant(one.default))
+        if "critic" in get_args(hints.get(one.name)) and isinstance(value, ast.Constant) and value.value == "critic":
+            return True
+    return False
 
 
 def _built(node: ast.expr, text: str) -> Any:

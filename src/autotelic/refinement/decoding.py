@@ -6,6 +6,7 @@ Samples of one prompt are asked for in one request, so that the server computes 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from autotelic.agents import ToolLoop
 from autotelic.core.errors import UsageError
 from autotelic.core.seeds import derive
 from autotelic.core.words import Message
+from autotelic.environments import KnowsForm
 from autotelic.refinement.voting import decided, vote
 from autotelic.refinement.work import Count, Draft, Heat, Share, Strategy, Work, strategy_of
 from autotelic.serving import Sampling
@@ -22,7 +24,11 @@ __all__ = ["best_of", "direct", "guided", "self_consistency", "tool_loop", "univ
 
 def direct() -> Strategy:
     """The model's answer: one greedy draft, or n samples."""
-    return _sampled("direct")
+
+    async def strategy(work: Work, n: int = 1) -> list[Draft]:
+        return await _sampled(work, n, "direct")
+
+    return strategy
 
 
 def guided(
@@ -32,7 +38,7 @@ def guided(
     schema: dict[str, Any] | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Strategy:
-    """The model's answer in a form that the server holds it to.
+    """The model's answer in a form that the server holds it to; by default the one that the environment knows.
 
     Args:
         regex: the answer matches it.
@@ -41,13 +47,20 @@ def guided(
         choices: the answer is one of these.
 
     Raises:
-        UsageError: not exactly one of them is given.
+        UsageError: more than one of them is given.
     """
     forms = {"regex": regex, "grammar": grammar, "schema": schema, "choices": choices}
     given = {name: form for name, form in forms.items() if form is not None}
-    if len(given) != 1:
-        raise UsageError(f"guided takes one of {', '.join(forms)}; {len(given)} are given, e.g. regex='[0-9]+'.")
-    return _sampled("guided", **given)
+    if len(given) > 1:
+        raise UsageError(f"guided takes one of {', '.join(forms)}; {len(given)} are given. Leave all but one out.")
+
+    async def strategy(work: Work, n: int = 1) -> list[Draft]:
+        form: dict[str, Any] = given
+        if not form and isinstance(work.form, KnowsForm):
+            form = {"regex": work.form.answer_regex(work.task)}
+        return await _sampled(work, n, "guided", **form)
+
+    return strategy
 
 
 def tool_loop() -> Strategy:
@@ -76,36 +89,44 @@ def self_consistency(
 ) -> Strategy:
     """The most frequent answer of up to `n` drafts.
 
-    Sources: arXiv 2203.11171 (self-consistency); arXiv 2305.11860 (stopping when the vote is decided). Deviation: with
-    weights, the counts alone decide when to stop.
+    Sources: arXiv 2203.11171 (self-consistency); arXiv 2305.11860 (stopping when the vote is decided). Deviations: the
+    first draft is the one that `inner` would give by itself, so that a tie changes nothing; with weights, the counts
+    alone decide when to stop.
 
     Args:
         inner: makes the drafts; `direct` by default.
         n: most drafts.
-        batch: drafts between two looks at the vote; a quarter of `n` by default, `n` never stops early.
+        batch: drafts between two looks at the vote; half of `n` by default, `n` never stops early.
         confidence: see `decided`.
         weigh: `certainty` weighs a draft by its tokens' mean probability, `critic` by the critic's confidence.
-        heat: temperature of the drafts; by default that of a run's attempts.
+        heat: temperature of the drafts after the first; by default the work's.
     """
     inner = inner or direct()
-    step = batch or max(2, n // 4)
+    step = batch or max(2, n // 2)
 
     async def one(work: Work) -> Draft:
         asked = replace(work.heated(heat), logprobs=weigh == "certainty")
-        drafts: list[Draft] = []
-        made = 0
-        while made < n and (not made or not decided(vote(drafts).counts, n - made, confidence)):
+        drafts = list(await inner(asked.aside(), 1))
+        work.note(_voted(drafts))
+        made = 1
+        while made < n and not decided(vote(drafts).counts, n - made, confidence):
             size = min(step, n - made)
-            drafts += await inner(asked.branch(made), size)
+            drafts += await inner(asked.aside().branch(made), size)
             made += size
-            work.note(vote(drafts).winner)
-        weights = [await _weight(work, draft, weigh) for draft in drafts]
-        winner, share, _ = vote(drafts, weights)
-        return work.note(
-            Draft(text=winner.text, answer=winner.answer, by="self_consistency", score=share, of=tuple(drafts))
-        )
+            work.note(_voted(drafts))
+        if weigh == "equal":
+            return _voted(drafts)
+        weights = [_weight(score, weigh) for score in await _scores(work, drafts, weigh)]
+        weighed = [draft.model_copy(update={"score": weight}) for draft, weight in zip(drafts, weights, strict=True)]
+        return work.note(_voted(weighed, weights))
 
     return strategy_of(one)
+
+
+def _voted(drafts: Sequence[Draft], weights: Sequence[float] | None = None) -> Draft:
+    """Return the answer that a vote over drafts gives."""
+    winner, share, _ = vote(drafts, weights)
+    return winner.model_copy(update={"by": "self_consistency", "score": share, "of": tuple(drafts), "revised": False})
 
 
 def best_of(
@@ -117,22 +138,25 @@ def best_of(
 ) -> Strategy:
     """The best of `n` drafts.
 
-    Sources: arXiv 2110.14168 (best of n by a verifier); arXiv 2502.18581 (self-certainty). Deviation: certainty is the
-    mean log-probability of the tokens that were sampled, because the server gives no whole distributions.
+    Sources: arXiv 2110.14168 (best of n by a verifier); arXiv 2502.18581 (self-certainty). Deviations: certainty is the
+    mean log-probability of the tokens that were sampled, because the server gives no whole distributions; drafts that
+    nothing is known of, because what made them gives no log-probabilities, vote.
 
     Args:
         inner: makes the drafts; `direct` by default.
         n: drafts.
         by: who chooses: the model's certainty, the critic, or the environment's checker where that may be used.
-        heat: temperature of the drafts; by default that of a run's attempts.
+        heat: temperature of the drafts; by default the work's.
     """
     inner = inner or direct()
 
     async def one(work: Work) -> Draft:
-        drafts = await inner(replace(work.heated(heat), logprobs=by == "certainty").branch(0), n)
-        scored = [draft.model_copy(update={"score": await _score(work, draft, by)}) for draft in drafts]
-        best = max(scored, key=_worth)
-        return work.note(Draft(text=best.text, answer=best.answer, by="best_of", score=best.score, of=tuple(scored)))
+        desk = replace(work.heated(heat), logprobs=by == "certainty").branch(0)
+        drafts = await inner(desk, n)
+        scores = await _scores(work, drafts, by)
+        scored = [draft.model_copy(update={"score": score}) for draft, score in zip(drafts, scores, strict=True)]
+        best = max(scored, key=_worth) if any(score is not None for score in scores) else vote(scored).winner
+        return work.note(best.model_copy(update={"by": "best_of", "of": tuple(scored), "revised": False}))
 
     return strategy_of(one)
 
@@ -149,9 +173,10 @@ def universal(inner: Strategy | None = None, *, n: Count = 5) -> Strategy:
     inner = inner or direct()
 
     async def one(work: Work) -> Draft:
-        drafts = [draft for draft in await inner(work.branch(0), n) if draft.answer is not None]
+        of = tuple(await inner(work.branch(0), n))
+        drafts = [draft for draft in of if draft.answer is not None]
         if not drafts:
-            return Draft(text="", answer=None, by="universal")
+            return Draft(text="", answer=None, by="universal", of=of)
         work.note(drafts[0])
         listed = "\n\n".join(f"Answer {i}: {draft.answer}" for i, draft in enumerate(drafts, 1))
         ask = Message(
@@ -160,35 +185,40 @@ def universal(inner: Strategy | None = None, *, n: Count = 5) -> Strategy:
         )
         said = await work.choose([ask], [str(i) for i in range(1, len(drafts) + 1)])
         chosen = drafts[int(said) - 1] if said else drafts[0]
-        return work.note(Draft(text=chosen.text, answer=chosen.answer, by="universal", of=tuple(drafts)))
+        return work.note(chosen.model_copy(update={"by": "universal", "of": of, "revised": False}))
 
     return strategy_of(one)
 
 
-def _sampled(by: str, **sampling: Any) -> Strategy:
-    """Return the strategy that asks for its drafts in one request; `sampling` holds fields of `Sampling`."""
-
-    async def strategy(work: Work, n: int = 1) -> list[Draft]:
-        completions = await work.ask(work.prompt(), n, **sampling)
-        return [work.note(work.draft(completion, by)) for completion in completions]
-
-    return strategy
+async def _sampled(work: Work, n: int, by: str, **sampling: Any) -> list[Draft]:
+    """Ask for drafts in one request; `sampling` holds fields of `Sampling`."""
+    completions = await work.ask(work.prompt(), n, **sampling)
+    return [work.note(work.draft(completion, by)) for completion in completions]
 
 
 def _worth(draft: Draft) -> tuple[bool, bool, float]:
     return draft.answer is not None, draft.score is not None, draft.score or 0.0
 
 
-async def _weight(work: Work, draft: Draft, weigh: str) -> float:
-    if weigh == "critic":
-        return (await work.judge(draft)).confidence or 0.0
-    if weigh == "certainty" and draft.certainty is not None:
-        return math.exp(draft.certainty)
-    return 1.0
+async def _scores(work: Work, drafts: Sequence[Draft], by: str) -> list[float | None]:
+    """Return what is thought of each draft; of equal answers the critic is asked once. The best so far is noted."""
+    known: dict[str | None, float | None] = {}
+    for draft in drafts:
+        if by != "certainty" and draft.answer not in known:
+            known[draft.answer] = await _said_of(work, draft, by)
+            work.note(max((one for one in drafts if one.answer in known), key=lambda one: known[one.answer] or 0.0))
+    return [draft.certainty if by == "certainty" else known[draft.answer] for draft in drafts]
 
 
-async def _score(work: Work, draft: Draft, by: str) -> float | None:
-    if by == "checker":
-        right = await work.check(draft)
-        return None if right is None else float(right)
-    return (await work.judge(draft)).confidence if by == "critic" else draft.certainty
+def _weight(score: float | None, weigh: str) -> float:
+    """Return what a draft's word counts; of what nothing is known, as much as a coin says."""
+    if weigh == "certainty":
+        return 1.0 if score is None else math.exp(score)
+    return 0.5 if score is None else score
+
+
+async def _said_of(work: Work, draft: Draft, by: str) -> float | None:
+    if by == "critic":
+        return (await work.judge(draft)).confidence
+    right = await work.check(draft)
+    return None if right is None else float(right)

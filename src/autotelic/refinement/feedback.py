@@ -7,7 +7,7 @@ ones at least as often as the other way. The drafts of a history stay in the ans
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from autotelic.agents import ToolLoop
@@ -23,12 +23,32 @@ __all__ = ["critic", "reflexion", "self_debug", "self_refine"]
 Judge = Callable[[Work, Draft], Awaitable[tuple[Draft, str | None]]]
 """Scores a draft and says what is wrong with it; `None` if nothing can be said."""
 
+
+@dataclass
+class Course:
+    """How far a history of drafts has come."""
+
+    best: Draft
+    """The draft that counts."""
+    feedback: str | None
+    """What is wrong with it."""
+    history: list[Draft]
+    """All drafts, in their order."""
+    last: str | None
+    """What is wrong with the last one."""
+    learned: list[str] = field(default_factory=list)
+    """Lessons drawn on the way."""
+
+
+Again = Callable[[Work, Course], Awaitable[Draft]]
+"""Makes another draft."""
+
 REFLECT = "Say in one sentence what to do differently next time. Do not give the answer."
 CHECK = "Check this answer with the tools. Then reply with the right answer."
 
 
 def self_refine(
-    inner: Strategy | None = None, *, rounds: Count = 2, accept: Share = 0.75, margin: Share = 0.25
+    inner: Strategy | None = None, *, rounds: Count = 2, accept: Share = 0.75, margin: Share = 1.0
 ) -> Strategy:
     """Draft, feedback, revision, until the critic accepts or the rounds are over.
 
@@ -39,9 +59,10 @@ def self_refine(
         inner: makes the first draft; `direct` by default.
         rounds: most revisions.
         accept: confidence of the critic from which a draft is left as it is, in [0, 1].
-        margin: by how much the critic must prefer a revision, in [0, 1].
+        margin: by how much the critic must prefer a revision, in [0, 1]. By default it has to be of one mind about
+            both, so that one that tosses a coin overrules a draft in one of a hundred answers.
     """
-    return _revising(inner, "self_refine", _judged, rounds, accept, margin)
+    return _improving(inner, "self_refine", _judged, _revision, rounds, accept, margin)
 
 
 def self_debug(inner: Strategy | None = None, *, rounds: Count = 2) -> Strategy:
@@ -54,46 +75,41 @@ def self_debug(inner: Strategy | None = None, *, rounds: Count = 2) -> Strategy:
         inner: makes the first draft; `direct` by default.
         rounds: most revisions.
     """
-    return _revising(inner, "self_debug", _tried, rounds, 1.0, 0.0)
+    return _improving(inner, "self_debug", _tried, _revision, rounds, 1.0, 0.0)
 
 
 def reflexion(
-    inner: Strategy | None = None, *, tries: Count = 3, by: Literal["critic", "checker"] = "critic", accept: Share = 0.5
+    inner: Strategy | None = None,
+    *,
+    tries: Count = 3,
+    by: Literal["critic", "checker"] = "critic",
+    accept: Share = 0.75,
+    margin: Share = 1.0,
 ) -> Strategy:
     """Try, reflect on what went wrong, try again with that as advice.
 
-    Source: arXiv 2303.11366, "Reflexion: Language Agents with Verbal Reinforcement Learning". Deviation: if no try is
-    accepted, the one that was thought best comes out, the first of equals.
+    Source: arXiv 2303.11366, "Reflexion: Language Agents with Verbal Reinforcement Learning". Deviation: a later try is
+    kept only if it is preferred by `margin`, as in `self_refine`.
 
     Args:
         inner: makes each try; `direct` by default.
         tries: most tries.
         by: who says whether a try went wrong: the critic, or the environment's checker where that may be used.
-        accept: confidence from which a try is accepted, in [0, 1].
+        accept: confidence from which a try is left as it is, in [0, 1].
+        margin: by how much a later try must be preferred, in [0, 1].
     """
-    inner, judge = inner or direct(), _JUDGES[by]
+    inner = inner or direct()
 
-    async def one(work: Work) -> Draft:
-        history: list[Draft] = []
-        learned: list[str] = []
-        while True:
-            # A later try is sampled: with advice that the model ignores, it would be the first one again. What it notes
-            # is its own: until it was judged, an earlier try is the best there is.
-            now = work
-            if history:
-                now = replace(work.branch(len(history)), advice=(*work.advice, *learned), best=[])
-            draft, feedback = await judge(work, _begun(work, await inner(now)))
-            history.append(draft)
-            best = max(history, key=lambda tried: tried.score or 0.0)
-            work.note(best)
-            if (draft.score or 0.0) > accept or len(history) == tries:
-                return _settled(best, "reflexion", history)
-            lesson = await _reflection(work, draft, feedback)
-            if lesson and lesson not in learned:
-                learned.append(lesson)
-                work.lessons.append(lesson)
+    async def again(work: Work, course: Course) -> Draft:
+        lesson = await _reflection(work, course.history[-1], course.last)
+        if lesson and lesson not in course.learned:
+            course.learned.append(lesson)
+            work.lessons.append(lesson)
+        # A later try is sampled: with advice that the model ignores, it would be the first one again.
+        desk = work.aside().branch(len(course.history))
+        return (await inner(replace(desk, advice=(*work.advice, *course.learned))))[0]
 
-    return strategy_of(one)
+    return _improving(inner, "reflexion", _JUDGES[by], again, tries - 1, accept, margin)
 
 
 def critic(inner: Strategy | None = None, *, rounds: Count = 1) -> Strategy:
@@ -120,37 +136,39 @@ def critic(inner: Strategy | None = None, *, rounds: Count = 1) -> Strategy:
                 max_tokens=work.max_tokens, temperature=work.temperature, seed=derive(work.seed, "critic", turn)
             )
             talk = await loop.answer(asked, sampling)
-            if talk.answer is None or not any(record.result.ok for record in talk.calls):
+            answer = None if talk.answer is None else work.form.parse(work.task, talk.answer)
+            if answer is None or not any(record.result.ok for record in talk.calls):
                 break
-            answer = work.form.parse(work.task, talk.answer)
-            found = Draft(text=talk.answer, answer=answer, by="critic")
-            history.append(found)
-            same, best = answer == best.answer, work.note(found)
+            history.append(Draft(text=answer, answer=answer, by="critic"))
+            same, best = answer == best.answer, history[-1]
+            work.note(_settled(best, "critic", history))
             if same:
                 break
-        return _settled(best, "critic", history)
+        return work.note(_settled(best, "critic", history))
 
     return strategy_of(one)
 
 
-def _revising(inner: Strategy | None, by: str, judge: Judge, rounds: int, accept: float, margin: float) -> Strategy:
-    """Return the strategy that revises a draft until the judge accepts it, and keeps what the judge prefers."""
+def _improving(
+    inner: Strategy | None, by: str, judge: Judge, again: Again, rounds: int, accept: float, margin: float
+) -> Strategy:
+    """Return the strategy that makes another draft until the judge accepts one, and keeps what the judge prefers."""
     drafts = inner or direct()
 
     async def one(work: Work) -> Draft:
-        best, feedback = await judge(work, _begun(work, await drafts(work)))
-        history = [best]
-        for turn in range(rounds):
-            if feedback is None or (best.score or 0.0) >= accept:
+        first, said = await judge(work, _begun(work, await drafts(work)))
+        course = Course(first, said, [first], said)
+        for _ in range(rounds):
+            work.note(_settled(course.best, by, course.history))
+            before = course.best.score
+            # Where nothing can be said of a draft, nothing speaks against it.
+            if course.feedback is None or before is None or before >= accept:
                 break
-            # A later one is sampled: after a refusal it would else be the same again.
-            desk = work.branch(turn) if turn else work
-            found, criticism = await judge(desk, await _revision(desk, best, feedback))
-            history.append(found)
-            worth, before = found.score or 0.0, best.score or 0.0
-            if worth > before and worth >= before + margin:
-                best, feedback = work.note(found), criticism
-        return _settled(best, by, history)
+            found, course.last = await judge(work, await again(work, course))
+            course.history.append(found)
+            if found.score is not None and before < found.score >= before + margin:
+                course.best, course.feedback = found, course.last
+        return work.note(_settled(course.best, by, course.history))
 
     return strategy_of(one)
 
@@ -177,9 +195,11 @@ async def _tried(work: Work, draft: Draft) -> tuple[Draft, str | None]:
     return (draft, None) if found is None else (draft.model_copy(update={"score": found.score}), found.detail)
 
 
-async def _revision(work: Work, draft: Draft, feedback: str) -> Draft:
-    ask = f"That may be wrong. {feedback} Answer again: {work.form.system_prompt(work.task)}"
-    (completion,) = await work.ask(work.prompt(_said(draft), Message(role="user", content=ask)))
+async def _revision(work: Work, course: Course) -> Draft:
+    ask = f"That may be wrong. {course.feedback} Answer again: {work.form.system_prompt(work.task)}"
+    # A later one is sampled: after a refusal it would else be the same again.
+    desk = work if len(course.history) == 1 else work.branch(len(course.history))
+    (completion,) = await desk.ask(work.prompt(_said(course.best), Message(role="user", content=ask)))
     return work.draft(completion, "revision")
 
 
@@ -198,4 +218,4 @@ def _said(draft: Draft) -> Message:
 
 
 def _settled(best: Draft, by: str, history: Sequence[Draft]) -> Draft:
-    return Draft(text=best.text, answer=best.answer, by=by, score=best.score, of=tuple(history), revised=True)
+    return best.model_copy(update={"by": by, "of": tuple(history), "revised": True})

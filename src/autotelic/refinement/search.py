@@ -143,7 +143,9 @@ async def _rated(work: Work, node: Node) -> float:
 
 
 async def _concluded(work: Work, node: Node, by: str) -> Draft:
-    (said,) = await work.ask(_asked(work, node, f"{CONCLUDE} {work.form.system_prompt(work.task)}"))
+    """Answer from a chain; without a thought that is what the model answers by itself."""
+    ask = _asked(work, node, f"{CONCLUDE} {work.form.system_prompt(work.task)}") if node.thoughts else work.prompt()
+    (said,) = await work.ask(ask)
     return work.draft(said, by, score=node.value if node.visits else None)
 
 

@@ -51,19 +51,25 @@ def debate(
         said = [(await inner(desk))[0] for desk in desks]
         opening = vote(said).winner
         work.note(opening)
+        history = [opening, *said]
         for turn in range(rounds):
             heard = [[said[other] for other in _neighbours(i, speakers, topology)] for i in range(speakers)]
             new = await side_by_side(_reply(desk.branch(turn), said[i], heard[i]) for i, desk in enumerate(desks))
             settled = [_position(draft) for draft in new] == [_position(draft) for draft in said]
             said = new
-            work.note(vote(said).winner)
+            history += said
+            work.note(_argued(said, history))
             if settled:
                 break
-        winner, share, _ = vote(said)
-        of = (opening, *said)
-        return work.note(Draft(text=winner.text, answer=winner.answer, by="debate", score=share, of=of, revised=True))
+        return work.note(_argued(said, history))
 
     return strategy_of(one)
+
+
+def _argued(said: Sequence[Draft], history: Sequence[Draft]) -> Draft:
+    """Return what a debate has come to; its history begins with what the first answers came to."""
+    winner, share, _ = vote(said)
+    return winner.model_copy(update={"by": "debate", "score": share, "of": tuple(history), "revised": True})
 
 
 def mixture(inner: Strategy | None = None, *, n: Count = 3, layers: Count = 1) -> Strategy:
@@ -81,12 +87,13 @@ def mixture(inner: Strategy | None = None, *, n: Count = 3, layers: Count = 1) -
     async def one(work: Work) -> Draft:
         desks = [work.speaker(i).branch(i) for i in range(n)]
         said = [(await inner(desk))[0] for desk in desks]
-        first = tuple(said)
+        history = list(said)
         work.note(vote(said).winner)
         for _ in range(1, layers):
             said = [await _merged(desk, said) for desk in desks]
+            history += said
         best = await _merged(work, said)
-        return work.note(best.model_copy(update={"of": (*first, best), "by": "mixture"}))
+        return work.note(best.model_copy(update={"of": (*history, best)}))
 
     return strategy_of(one)
 

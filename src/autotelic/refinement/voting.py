@@ -26,7 +26,8 @@ class Vote(NamedTuple):
 def vote(drafts: Sequence[Draft], weights: Sequence[float] | None = None) -> Vote:
     """Let drafts vote for their answers; those that are `comparable` count together.
 
-    Of equal weights the answer that came first wins. Without any answer the first draft does, with a share of 0.
+    Of equal weights the answer that more drafts gave wins, of these the one that came first. Without any answer the
+    first draft does, with a share of 0.
 
     Args:
         drafts: at least one.
@@ -45,7 +46,7 @@ def vote(drafts: Sequence[Draft], weights: Sequence[float] | None = None) -> Vot
         first.setdefault(said, draft)
     if not first:
         return Vote(drafts[0], 0.0, ())
-    best = max(heavy, key=lambda said: heavy[said])  # of equals the first
+    best = max(heavy, key=lambda said: (heavy[said], count[said]))  # of equals the first
     total = sum(weights)
     return Vote(first[best], heavy[best] / total if total else 0.0, tuple(sorted(count.values(), reverse=True)))
 

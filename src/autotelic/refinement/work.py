@@ -45,8 +45,8 @@ __all__ = [
 T = TypeVar("T")
 Examples = Callable[[int], Awaitable[Sequence[tuple[Message, ...]]]]
 """Gives the turns of up to so many solved examples that are like the task, the nearest first."""
-Count = Annotated[int, Field(ge=1)]
-"""A parameter that counts something."""
+Count = Annotated[int, Field(ge=1, le=1000)]
+"""A parameter that counts something; bounded, because a request from outside may name it."""
 Share = Annotated[float, Field(ge=0, le=1)]
 """A parameter in [0, 1]."""
 Heat = Annotated[float, Field(ge=0)]
@@ -139,8 +139,8 @@ class Work:
     """Bound on one completion, tokens."""
     temperature: float = 0.0
     """Of a single draft; 0 is greedy."""
-    heat: float = 1.0
-    """Temperature of drafts that are to differ."""
+    heat: float = 0.7
+    """Temperature of drafts that are to differ; 0.5 to 0.7 in the papers that vote."""
     seed: int = 0
     """Everything random is derived from it."""
     advice: tuple[str, ...] = ()
@@ -169,13 +169,23 @@ class Work:
     """See `Answer.lessons`."""
 
     def prompt(self, *more: Message) -> tuple[Message, ...]:
-        """Return the opening, with the advice in its system prompt, and `more` after it."""
+        """Return the opening, with the advice in its system prompt, and `more` after it.
+
+        Where the user would speak twice in a row it is one turn: many chat templates refuse two.
+        """
         system, *rest = self.opening
+        if rest and more and rest[-1].role == more[0].role == "user":
+            said = f"{rest[-1].content}\n\n{more[0].content}"
+            rest, more = [*rest[:-1], rest[-1].model_copy(update={"content": said})], more[1:]
         return (system.model_copy(update={"content": advised(system.content, self.advice)}), *rest, *more)
 
     def heated(self, heat: float | None) -> Work:
         """Return the work with another temperature for drafts that are to differ; `None` leaves it."""
         return self if heat is None else replace(self, heat=heat)
+
+    def aside(self) -> Work:
+        """Return the work of a part of the answer: what it notes counts only as long as nothing else is noted."""
+        return replace(self, best=[]) if self.best else self
 
     def branch(self, index: int) -> Work:
         """Return the work of one of several independent drafts: another seed, and sampled."""

@@ -120,7 +120,7 @@ class Answerer:
         most = asked.max_completion_tokens or asked.max_tokens or self._context.max_tokens
         work = open_work(replace(self._context, max_tokens=most), messages, question)
         work = replace(work, temperature=asked.temperature or 0.0, seed=asked.seed or 0)
-        found = await reached(build_strategy(strategy), work)
+        found = await reached(build_strategy(strategy), work, partly=True)
         text, reason = (found.draft.text, "length") if found.text is None else (found.text, "stop")
         return Reply([_text(text, reason)], _spent(found.price))
 
