@@ -17,6 +17,7 @@ from autotelic.core.errors import UsageError
 
 if TYPE_CHECKING:
     from autotelic.core.progress import Progress
+    from autotelic.evaluation import RoutesConfig
     from autotelic.refinement import Budget
 
 __all__ = ["evaluate_strategies", "split_strategies", "strategies", "strategy_table"]
@@ -59,21 +60,26 @@ def learn(
     strategy: Annotated[
         str, typer.Option(help="Strategies to weigh against direct, e.g. self_consistency(n=8),debate.")
     ],
-    on: Annotated[int, typer.Option(help="Round whose fresh suite is learned on.")] = 1,
-    prove: Annotated[int, typer.Option(help="Round whose fresh suite decides.")] = 2,
+    on: Annotated[int | None, typer.Option(help="Round whose fresh suite is learned on; by default the first.")] = None,
+    prove: Annotated[
+        int | None, typer.Option(help="Round whose fresh suite decides: the next, or of a single one the other half.")
+    ] = None,
     price: Annotated[float, typer.Option(min=0, help="Points that a thousand tokens more must gain.")] = 1.0,
+    calls: Annotated[int, typer.Option(min=1, help="Calls of the model for learning; the proof comes on top.")] = 5000,
     policy: Annotated[int | None, typer.Option(help="Number of a policy; the champion if not given.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Learn which strategy is worth its tokens in which family; `auto` uses it once the gate has promoted it."""
     from autotelic.cli.bars import Bars
+    from autotelic.evaluation import RoutesConfig
 
     names = split_strategies(strategy)
+    config = RoutesConfig(price=price / 100, calls=calls)
     with Bars() as bars:
-        found = asyncio.run(_learned(run, names, policy, on, prove, price / 100, bars))
+        found = asyncio.run(_learned(run, names, policy, config, on, prove, bars))
     table = Table("family", "strategy", "gain [95%]", "more tokens", "chosen", box=SIMPLE_HEAD)
     for one in found["choices"]:
-        gain, chosen = one["gain"], "yes" if one["chosen"] else "no"
+        gain, chosen = one["gain"], "yes" if one["chosen"] else "dropped" if one["dropped"] else "no"
         shown = f"{100 * gain['gain']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
         table.add_row(one["family"], one["strategy"], shown, f"{one['tokens']:,.0f}", chosen)
     show(found, as_json, table)
@@ -83,7 +89,13 @@ def learn(
 
 
 async def _learned(
-    run: Path, names: list[str], policy: int | None, on: int, prove: int, price: float, progress: Progress
+    run: Path,
+    names: list[str],
+    policy: int | None,
+    config: RoutesConfig,
+    on: int | None,
+    prove: int | None,
+    progress: Progress,
 ) -> dict[str, Any]:
     from autotelic.graphs.actions import opened_suite
     from autotelic.graphs.routing import learn_in_run
@@ -91,10 +103,8 @@ async def _learned(
 
     for name in names:
         build_strategy(name)
-    async with opened_suite(run, f"fresh:{prove}", policy, memory=False, progress=progress) as (s, asked):
-        if not s.ledger.suite("fresh", round=on):
-            raise UsageError(f"the run has no suite fresh:{on} to learn on. Name another round with --on.")
-        row = await learn_in_run(s, names, asked.policy, on, prove, price)
+    async with opened_suite(run, "frozen", policy, memory=False, progress=progress) as (s, asked):
+        row = await learn_in_run(s, names, asked.policy, config, learn=on, prove=prove)
     return row.model_dump(mode="json")
 
 

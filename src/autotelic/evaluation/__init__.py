@@ -17,7 +17,7 @@ from autotelic.evaluation.measure import (
     two_by_two,
 )
 from autotelic.evaluation.report import build_progress, build_report, write_report
-from autotelic.evaluation.routes import Choice, learn_routes
+from autotelic.evaluation.routes import Choice, Learned, RoutesConfig, learn_routes, search_routes
 from autotelic.evaluation.selftest import SelfTest, Sheet, self_test
 from autotelic.evaluation.skills import SkillDecision, SkillGateConfig, admit_skill, keep_skill
 from autotelic.evaluation.stats import (
@@ -42,7 +42,9 @@ __all__ = [
     "Estimate",
     "Gap",
     "GateConfig",
+    "Learned",
     "RoundStatistics",
+    "RoutesConfig",
     "SelfTest",
     "Sheet",
     "SkillDecision",
@@ -70,6 +72,7 @@ __all__ = [
     "overall_baseline",
     "paired_bootstrap",
     "render_progress",
+    "search_routes",
     "self_test",
     "sign_test",
     "strategy_figures",

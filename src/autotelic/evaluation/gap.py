@@ -42,6 +42,12 @@ class Gap(Frozen):
     message: str
     """The finding in one sentence."""
 
+    @property
+    def above_chance(self) -> bool:
+        """Whether the critic is shown to tell right from wrong better than chance."""
+        best = self.auc or self.balanced
+        return best is not None and best.low > CHANCE
+
 
 def generation_verification_gap(
     verdicts: Sequence[bool | None],

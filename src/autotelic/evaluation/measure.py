@@ -93,10 +93,13 @@ def two_by_two(ledger: Ledger, round: int, old: int, new: int, *, confidence: fl
     return {name: accuracy((cell[t] for t in shared), confidence=confidence) for name, cell in cells.items()}
 
 
-def critic_gap(ledger: Ledger, round: int, *, confidence: float = 0.95) -> Gap | None:
-    """Measure the critic of a round against the checker; `None` if nothing was criticised."""
-    rows = ledger.rows(CritiqueRow, round=round, order="trajectory_id")
-    attempts = [full_marks(score) for score in ledger.column(EpisodeRow, "score", round=round)]
+def critic_gap(
+    ledger: Ledger, round: int | None = None, *, policy: int | None = None, confidence: float = 0.95
+) -> Gap | None:
+    """Measure the critic of a round, or of a policy, against the checker; `None` if nothing was criticised."""
+    of = {name: value for name, value in (("round", round), ("policy", policy)) if value is not None}
+    rows = ledger.rows(CritiqueRow, order="trajectory_id", **of)
+    attempts = [full_marks(score) for score in ledger.column(EpisodeRow, "score", **of)]
     return generation_verification_gap(
         [None if row.verdict is None else row.verdict == "right" for row in rows],
         [row.confidence for row in rows],

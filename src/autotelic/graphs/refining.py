@@ -31,7 +31,7 @@ async def answer_suite_by(
     memory_of: int | None = None,
     budget: Budget | None = None,
     limit: int | None = None,
-    families: Collection[str] = (),
+    only: Collection[str] | None = None,
 ) -> list[StrategyRow]:
     """Have a policy answer a suite by a strategy, as far as it has not; return all of its rows, in the suite's order.
 
@@ -46,7 +46,7 @@ async def answer_suite_by(
         memory_of: answer with what the memory held before this round; `None` is without.
         budget: of each answer.
         limit: only the first so many tasks.
-        families: only tasks of these, if any are named.
+        only: ids of the tasks to answer; `None` is all of them.
 
     Raises:
         UsageError: there is no such strategy, or it cannot be used here.
@@ -54,7 +54,7 @@ async def answer_suite_by(
     answers, helped = build_strategy(strategy, suite=True), memory_of is not None
     if isinstance(answers, Adapting) and budget and str(budget):
         raise UsageError("adapted has a budget of its own, its seconds; leave out that of each answer.")
-    tasks = [t for t in s.ledger.suite(suite, round=round)[:limit] if not families or t.family in families]
+    tasks = [t for t in s.ledger.suite(suite, round=round)[:limit] if only is None or t.id in only]
     named = _versioned(s, strategy, policy)
     if isinstance(answers, Adapting):  # its weights are those for these tasks
         named += f" for {len(tasks)} tasks {content_id(*sorted(task.id for task in tasks))}"
