@@ -58,20 +58,26 @@ class Curator:
     Args:
         gateway: where model calls go.
         samples: opinions sampled for one review.
+        system: an evolved system prompt of reviews; by default its own.
     """
 
-    def __init__(self, gateway: Gateway, *, samples: int = 4) -> None:
+    def __init__(self, gateway: Gateway, *, samples: int = 4, system: str | None = None) -> None:
         self._gateway = gateway
         self._samples = samples
+        self._system = system or SYSTEM
+
+    def messages(self, question: str, answer: str) -> tuple[Message, ...]:
+        """Return the prompt for one review."""
+        return (
+            Message(role="system", content=self._system),
+            Message(role="user", content=f"Example:\n{question}\n\nAnswer:\n{answer}\n\nKeep this example?"),
+        )
 
     async def review(self, item_id: str, question: str, answer: str, *, seed: int) -> Review:
         """Return the model's opinion of one example."""
-        messages = [
-            Message(role="system", content=SYSTEM),
-            Message(role="user", content=f"Example:\n{question}\n\nAnswer:\n{answer}\n\nKeep this example?"),
-        ]
         sampling = Sampling(n=self._samples, seed=seed, max_tokens=24, temperature=1.0, schema=SCHEMA)
-        opinions = [o for c in await self._gateway.attempt(messages, sampling) if (o := _parse(c)) is not None]
+        said = await self._gateway.attempt(list(self.messages(question, answer)), sampling)
+        opinions = [o for c in said if (o := _parse(c)) is not None]
         if not opinions:
             return Review(item_id=item_id, keep=None)
         keep = sum(o.keep for o in opinions) / len(opinions)

@@ -26,7 +26,7 @@ prompts = typer.Typer(help="Evolved prompts: evolve, list, show.", no_args_is_he
 @prompts.command("evolve")
 def evolve(
     run: RunArgument,
-    role: Annotated[str, typer.Option(help="Whose prompts: solver, critic or proposer.")] = "solver",
+    role: Annotated[str, typer.Option(help="Whose prompts: solver, critic, proposer or curator.")] = "solver",
     family: Annotated[str | None, typer.Option(help="The solver's prompt for this family; else one for all.")] = None,
     calls: Annotated[int, typer.Option(min=1, help="Most calls of models while evolving, reflections too.")] = 300,
     on: Annotated[int, typer.Option(help="Round whose fresh suite is learned on.")] = 1,
@@ -40,7 +40,7 @@ def evolve(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Evolve a role's prompts by reflection on failures; the strategy `prompted` uses them once the gate agrees."""
+    """Evolve a role's prompts by reflection on failures and by solved examples; `prompted` uses what the gate takes."""
     from autotelic.cli.bars import Bars
     from autotelic.graphs.prompting import component_of
 
@@ -114,10 +114,11 @@ def _rows(run: Path) -> list[PromptRow]:
 
 
 def _show_version(row: PromptRow, as_json: bool) -> None:
-    table = Table("tasks", "score", "chosen", "prompt", box=SIMPLE_HEAD)
+    table = Table("tasks", "score", "chosen", "by", "prompt", box=SIMPLE_HEAD)
     for one in row.tried:
         score, chosen = "-" if one["score"] is None else f"{one['score']:.1%}", "yes" if one["chosen"] else ""
-        table.add_row(str(one["tasks"]), score, chosen, Text(_cut(one["text"])))
+        by = one.get("by", "")  # older ledgers do not say
+        table.add_row(str(one["tasks"]), score, chosen, by, Text(_cut(one["text"])))
     show(row.model_dump(mode="json"), as_json, table)
     if as_json:
         return

@@ -90,6 +90,15 @@ class MemoryConfig(Frozen):
     that answers it. By it real examples are worked; the memory starts with those that come out right."""
     per_family: int = Field(default=500, ge=1)
     """Bound on what is remembered of one family."""
+    records: int = Field(default=1000, ge=1)
+    """Bound on the records of one namespace: notes, and what agents keep by LangGraph's store. The oldest leaves."""
+    keywords: bool = False
+    """Find what the solver sees by words (BM25) too, not by meaning alone."""
+    variety: float = Field(default=0.0, ge=0, le=1)
+    """How much it counts that solved examples, or lessons, of one prompt are unlike each other; 0: not at all."""
+    tokens: int | None = Field(default=None, ge=1)
+    """Most tokens that solved examples add to a prompt, and as many again for lessons, by a rough count (a token for
+    three characters); what does not fit is passed over. `None`: no bound."""
     scopes: tuple[str, ...] = Field(default=("run",), min_length=1)
     """Scopes that the solver sees: `run`, and what was imported or written under `project/NAME` or `user/NAME`."""
     embedder: str = "minilm"
@@ -98,6 +107,11 @@ class MemoryConfig(Frozen):
     """Arguments of LangChain embeddings."""
     chroma: str | None = None
     """URL of a Chroma server; by default the index is in the run's directory."""
+
+    @property
+    def ranking(self) -> dict[str, Any]:
+        """How the solver's share is chosen: arguments of `Memory.retrieve`."""
+        return {"keywords": self.keywords, "variety": self.variety, "tokens": self.tokens}
 
 
 class CritiqueConfig(Frozen):
@@ -254,6 +268,9 @@ class Config(Frozen):
     """Tools that the solver has."""
     toolsmith: ToolsmithConfig = ToolsmithConfig()
     """Tools that the model makes."""
+    evolved_prompts: bool = False
+    """Have proposer, critic and curator work by the prompts that `prompts evolve` got promoted for the policy that is
+    served. The solver's are for `solve.strategy: prompted`. What is trained never holds one."""
     solver: str | None = None
     """A LangGraph agent of your own as the solver: `file.py:graph` or `package.module:graph`."""
     serving: ServingConfig = ServingConfig()

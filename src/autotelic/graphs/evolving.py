@@ -1,4 +1,4 @@
-"""Prompts of a role evolved by reflection on what went wrong, proved on another suite like weights, kept as versions.
+"""Prompts of a role evolved by reflection and by examples, proved on another suite like weights, kept as versions.
 
 Source: arXiv 2507.19457, "GEPA: Reflective Prompt Evolution Can Outperform Reinforcement Learning", by its authors'
 package `gepa`. Deviations:
@@ -6,14 +6,22 @@ package `gepa`. Deviations:
    begun. A call that is in the ledger is counted like one that is made, so that an evolution begun again goes the same
    way and pays only for the rest.
 2. One prompt is evolved at a time, so nothing is merged.
-3. What counts is decided by the gate for weights, on tasks that the evolution never saw.
+3. What counts is decided by the gate for weights, on tasks that the evolution never saw. It asks for full marks; the
+   search goes by the checker's partial credit, because a weak model's marks are nearly all zero.
+4. Every second proposal, the first one to begin with, is made without a model: other solved examples stand after the
+   instruction. A small model reflects badly, and examples need no skill. A reflection rewrites the instruction alone.
+   After the few-shot search of arXiv 2310.03714, "DSPy: Compiling Declarative Language Model Calls into Self-Improving
+   Pipelines"; the answers shown are those known to be right, not the model's own.
+5. A minibatch grows with the budget: of three answers by a weak model all are mostly wrong, under any prompt.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from statistics import fmean
 from typing import Any
 
@@ -25,7 +33,7 @@ from pydantic import Field
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Frozen, Message, content_id
 from autotelic.evaluation import Comparison, Decision, bootstrap_seed, decide, paired_bootstrap
-from autotelic.graphs.prompting import Item, Said, Trials, component_of, plain_prompt, prompt_items, scores
+from autotelic.graphs.prompting import Item, Said, Trials, component_of, credits_of, plain_prompt, prompt_items, scores
 from autotelic.graphs.session import Session
 from autotelic.graphs.strategy_solver import current_prompts
 from autotelic.serving import TOO_LONG, Gateway, Sampling, TooLong
@@ -33,10 +41,16 @@ from autotelic.store import PromptCallRow, PromptRow
 
 __all__ = ["Plan", "Reflector", "evolve_in_run"]
 
-MINIBATCH = 3
-"""Items that a prompt is rewritten after, as in the paper."""
+LEAST, MOST = 3, 8
+"""Items that a prompt is tried on before it is compared: 3 in the paper."""
+MINIBATCH = 40
+"""One more for each so many calls of the budget, between these bounds."""
 HELD_BACK = 12
 """One call in so many goes into a look at the held-back items, on which prompts are compared."""
+EXAMPLES = 6
+"""Most examples in a prompt."""
+HEADING = "Worked examples:"
+"""Stands in a prompt between instruction and examples."""
 NOTHING = "no prompt that was tried did better on the items held back"
 
 
@@ -44,7 +58,7 @@ class Plan(Frozen):
     """What is evolved, on what, and how much it may cost."""
 
     role: str
-    """`solver`, `critic` or `proposer`."""
+    """`solver`, `critic`, `proposer` or `curator`."""
     policy: int
     """Number of the policy that answers."""
     learn: int = 1
@@ -144,16 +158,19 @@ class _Evolution:
         self._component = component_of(plan.role, plan.family)
         self._before = dict(before)
         self._items = prompt_items(s, plan.role, "fresh", plan.learn, plan.family)
-        self._held = self._items[: min(len(self._items) // 2, max(1, plan.calls // HELD_BACK))]
+        held = min(len(self._items) // 2, max(1, plan.calls // HELD_BACK))
+        self._held, self._learned = self._items[:held], self._items[held:]
+        # Half of what is learned on at most: examples come from the other half.
+        self._minibatch = min(max(LEAST, min(plan.calls // MINIBATCH, MOST)), (len(self._learned) + 1) // 2)
         # What one more prompt may take: two minibatches, the reflection, and a look at what is held back.
-        self._turn = 2 * MINIBATCH + 1 + len(self._held)
-        self._texts = [self._before[self._component]]
+        self._turn = 2 * self._minibatch + 1 + held
+        self._texts = {self._before[self._component]: "start"}  # and how each came to be
         self._used: set[str] = set()
-        self._reflections = 0
+        self._proposals = self._reflections = 0
         self._loop = asyncio.get_running_loop()
         self._call: Any = None
         self._failure: BaseException | None = None
-        self.propose_new_texts: Any = self._reflect
+        self.propose_new_texts: Any = self._propose
         if len(self._items) < 2:
             raise UsageError(
                 f"fresh:{plan.learn} has {len(self._items)} items for the {plan.role}; 2 are needed, one to learn from "
@@ -196,17 +213,17 @@ class _Evolution:
     def tried(self) -> list[dict[str, Any]]:
         """Return every prompt that was tried; on how many items says how far it came."""
         best, rows = self.best(), []
-        for text in self._texts:
+        for text, by in self._texts.items():
             marks = self._marks(text, self._items)
             score = fmean(marks) if marks else None
-            rows.append({"text": text, "tasks": len(marks), "score": score, "chosen": text == best})
+            rows.append({"text": text, "by": by, "tasks": len(marks), "score": score, "chosen": text == best})
         return rows
 
     def _marks(self, text: str, items: Sequence[Item]) -> list[float]:
-        """Return how those of the items came out that were answered under a prompt."""
+        """Return how those of the items came out that were answered under a prompt, partial credit counted."""
         prompts = self._under(text)
         asked = [item for item in items if self._trials.id(prompts, item.id) in self._used]
-        return [score or 0.0 for score in scores(asked, [self._trials.known(prompts, item.id) for item in asked])]
+        return [credit or 0.0 for credit in credits_of(asked, [self._trials.known(prompts, i.id) for i in asked])]
 
     def _under(self, text: str) -> dict[str, str]:
         return {**self._before, self._component: text}
@@ -215,11 +232,11 @@ class _Evolution:
 
     def _optimize(self) -> None:
         optimize(
-            seed_candidate={self._component: self._texts[0]},
-            trainset=self._items[len(self._held) :],
+            seed_candidate={self._component: self._before[self._component]},
+            trainset=self._learned,
             valset=self._held,
             adapter=self,
-            reflection_minibatch_size=MINIBATCH,
+            reflection_minibatch_size=self._minibatch,
             stop_callbacks=self._spent,
             logger=_Silent(),
             seed=self._s.seed("evolve", self._plan.role, self._plan.learn),
@@ -229,7 +246,7 @@ class _Evolution:
         """Answer a batch under a candidate's prompt."""
         rows = self._wait(lambda: self._answers(candidate[self._component], batch))
         # The search has to put a number on every answer: no verdict, no credit. The gate drops such pairs.
-        marks = [score or 0.0 for score in scores(batch, rows)]
+        marks = [credit or 0.0 for credit in credits_of(batch, rows)]
         seen = list(zip(batch, rows, strict=True)) if capture_traces else None
         return EvaluationBatch(outputs=[row.text for row in rows], scores=marks, trajectories=seen)
 
@@ -239,30 +256,60 @@ class _Evolution:
         eval_batch: Any,
         components_to_update: list[str],
     ) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-        """Return what a reflection reads: what was asked and said, and what was wrong with it."""
+        """Return what was asked and said, and what was wrong with it, the worst first."""
+        worst_first = sorted(zip(eval_batch.scores, eval_batch.trajectories, strict=True), key=lambda one: one[0])
         records = [
             {"Inputs": item.shown, "Generated Outputs": row.text, "Feedback": row.feedback}
-            for item, row in eval_batch.trajectories
+            for _, (item, row) in worst_first
         ]
         return dict.fromkeys(components_to_update, records)
 
-    def _reflect(
+    def _propose(
         self,
         candidate: dict[str, str],
         reflective_dataset: Mapping[str, Sequence[Mapping[str, Any]]],
         components_to_update: list[str],
     ) -> dict[str, str]:
-        """Return a rewritten prompt; nothing where the reflection said nothing."""
+        """Return another prompt, with other examples or a rewritten instruction; nothing where neither was found."""
         (component,) = components_to_update
-        asked = {"current_instruction_doc": candidate[component]}
-        prompt = str(Wording.prompt_renderer(asked | {"dataset_with_feedback": reflective_dataset[component]}))
-        said = self._wait(lambda: self._reflection(prompt)).text
-        text = Wording.output_extractor(said)["new_instruction"]
-        if not text:
+        seen = reflective_dataset[component]
+        instruction, shown = _parts(candidate[component])
+        self._proposals += 1
+        examples = self._examples({one["Inputs"] for one in seen}) if self._proposals % 2 else ""
+        if examples:
+            text, by = _joined(instruction, examples), "examples"
+        elif rewritten := self._reflect(instruction, seen):
+            text, by = _joined(rewritten, shown), "reflection"
+        else:
             return {}
-        if text not in self._texts:
-            self._texts.append(text)
+        self._texts.setdefault(text, by)
         return {component: text}
+
+    def _examples(self, tried_on: set[str]) -> str:
+        """Return solved examples of what is learned on, of all kinds in turn, but for what a prompt is tried on next.
+
+        They have at most as many characters as the model's context has tokens: what a token is only the server knows,
+        and a prompt that is too long all the same is refused there, and so does not win.
+        """
+        rng = random.Random(self._s.seed("examples", self._plan.role, self._component, self._proposals))
+        kinds: dict[str, list[str]] = {}
+        for item in rng.sample(self._learned, len(self._learned)):
+            if item.solved and item.shown not in tried_on:
+                kinds.setdefault(item.kind, []).append(item.solved)
+        found: dict[str, None] = {}  # an ordered set: two proposals may be the same
+        room = self._s.config.serving.max_model_len
+        for one in filter(None, chain.from_iterable(zip_longest(*kinds.values()))):
+            if one not in found and len(found) < EXAMPLES and len(one) <= room:
+                found[one] = None
+                room -= len(one)
+        return "\n\n".join(found)
+
+    def _reflect(self, instruction: str, seen: Sequence[Mapping[str, Any]]) -> str:
+        """Return an instruction rewritten after the worst that was seen; empty where the reflection said nothing."""
+        # As many as in the paper: more do not fit into a small model's context.
+        asked = {"current_instruction_doc": instruction, "dataset_with_feedback": seen[:LEAST]}
+        prompt = str(Wording.prompt_renderer(asked))
+        return str(Wording.output_extractor(self._wait(lambda: self._reflection(prompt)).text)["new_instruction"])
 
     def _spent(self, gepa_state: Any) -> bool:
         """Whether there is no room left for one more prompt."""
@@ -322,3 +369,14 @@ class _Silent:
 
     def log(self, message: str) -> None:
         """Drop it."""
+
+
+def _joined(instruction: str, examples: str) -> str:
+    """Return a prompt of two parts, either of which may be empty."""
+    return "\n\n".join(filter(None, (instruction, examples and f"{HEADING}\n\n{examples}")))
+
+
+def _parts(prompt: str) -> tuple[str, str]:
+    """Take apart what `_joined` put together."""
+    instruction, _, examples = prompt.partition(f"{HEADING}\n\n")
+    return instruction.rstrip("\n"), examples

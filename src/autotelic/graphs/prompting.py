@@ -1,8 +1,9 @@
 """What a role's prompts are evolved and proved on: items, each of which can be asked under any system prompt.
 
 The solver answers the tasks of a suite. The critic judges answers to those tasks that the ledger holds, as many right
-as wrong, so that the share it judges as the checker did is its balanced accuracy. The proposer writes proposals; one is
-good if it is valid and new. A suite's name and round say which items these are.
+as wrong, so that the share it judges as the checker did is its balanced accuracy; the curator says which of them it
+would keep. The proposer writes proposals; one is good if it is valid and new. A suite's name and round say which items
+these are.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from typing import Any
 
-from autotelic.agents import Critic, Proposer, Solver
+from autotelic.agents import Critic, Curator, Proposer, Solver
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Frozen, Proposal, Rejection, Role, Score, Task, content_id
 from autotelic.environments import solved
@@ -26,7 +27,7 @@ from autotelic.refinement import ALL_FAMILIES, Answer, prompted
 from autotelic.serving import TOO_LONG
 from autotelic.store import EvaluationRow, ExampleRow, PromptCallRow
 
-__all__ = ["Item", "Said", "Trials", "component_of", "plain_prompt", "prompt_items", "scores"]
+__all__ = ["Item", "Said", "Trials", "component_of", "credits_of", "plain_prompt", "prompt_items", "scores"]
 
 Prompts = Mapping[str, str]
 """Component to system prompt, the evolved ones of a role: see `PromptRow.prompts`."""
@@ -55,6 +56,10 @@ class Item:
     """What is asked, as a reflection reads it."""
     ask: Callable[[Prompts], Awaitable[Said]]
     """Have it answered."""
+    kind: str
+    """Examples for a prompt are taken from all kinds in turn: a family, a verdict."""
+    solved: str = ""
+    """It and what is right, as an example in a prompt shows them; empty where nothing is known to be right."""
     once: bool = False
     """Whether an answer that another item has given already is worth nothing."""
 
@@ -83,9 +88,11 @@ def plain_prompt(s: Session, role: str, family: str | None) -> str:
         UsageError: the family has no one prompt.
     """
     if role == Role.CRITIC:
-        return s.critic.messages("", "")[0].content
+        return Critic(s.server.gateway).messages("", "")[0].content
+    if role == Role.CURATOR:
+        return Curator(s.server.gateway).messages("", "")[0].content
     if role == Role.PROPOSER:
-        return s.proposer.messages()[0].content
+        return s.proposer.bare()[0].content
     if family is None:
         return ""
     found = {s.environment.system_prompt(task) for task in s.ledger.suite("frozen") if task.family == family}
@@ -102,7 +109,7 @@ def prompt_items(s: Session, role: str, suite: str, round: int, family: str | No
 
     Args:
         s: the session.
-        role: `solver`, `critic` or `proposer`.
+        role: `solver`, `critic`, `proposer` or `curator`.
         suite: `fresh` or `frozen`.
         round: the suite's round, 0 for `frozen`.
         family: only tasks of this one; for the solver.
@@ -113,14 +120,19 @@ def prompt_items(s: Session, role: str, suite: str, round: int, family: str | No
     return [item for item in chain.from_iterable(zip_longest(*queues)) if item is not None]
 
 
-def scores(items: Sequence[Item], rows: Sequence[PromptCallRow]) -> list[Score]:
-    """Return the score of each answer: 1.0 for full marks, 0.0 for less or for a repetition, `None` for no verdict."""
+def credits_of(items: Sequence[Item], rows: Sequence[PromptCallRow]) -> list[Score]:
+    """Return what the checker gave for each answer, partial credit too; 0.0 for a repetition, `None` for no verdict."""
     first: dict[str | None, str] = {}
     found: list[Score] = []
     for item, row in zip(items, rows, strict=True):
         repeated = item.once and row.answer is not None and first.setdefault(row.answer, item.id) != item.id
-        found.append(0.0 if repeated else full_marks(row.score))
+        found.append(0.0 if repeated else row.score)
     return found
+
+
+def scores(items: Sequence[Item], rows: Sequence[PromptCallRow]) -> list[Score]:
+    """Return the score of each answer: 1.0 for full marks, 0.0 for less or for a repetition, `None` for no verdict."""
+    return [full_marks(credit) for credit in credits_of(items, rows)]
 
 
 class Trials:
@@ -186,6 +198,8 @@ Kinds = dict[str, list[Item]]
 def _solver(s: Session, suite: str, round: int) -> Kinds:
     """Tasks by family, answered directly, the way that `prompted` does."""
     strategy, solver = prompted(), Solver(s.server.gateway, s.environment)
+    rows = s.ledger.rows(EvaluationRow, suite=suite, round=round, order=("task_id", "policy", "memory"))
+    verified = {row.task_id: row.answer for row in rows[::-1] if row.answer is not None and solved(row.score)}
 
     def item(task: Task) -> Item:
         async def ask(prompts: Prompts) -> Said:
@@ -195,7 +209,9 @@ def _solver(s: Session, suite: str, round: int) -> Kinds:
             feedback = _feedback(task, found, score, work.max_tokens)
             return Said(text=found.draft.text, answer=found.text, score=score, feedback=feedback)
 
-        return Item(task.id, f"{s.environment.system_prompt(task)}\n\n{task.question}", ask)
+        right = verified.get(task.id) if task.answer is None else task.answer
+        example = "" if right is None else f"Task: {task.question.strip()}\nRight answer: {right}"
+        return Item(task.id, f"{s.environment.system_prompt(task)}\n\n{task.question}", ask, task.family, example)
 
     kinds: Kinds = {}
     for task in s.ledger.suite(suite, round=round):
@@ -215,8 +231,34 @@ def _feedback(task: Task, found: Answer, score: Score, max_tokens: int) -> str:
     return f"Wrong.{right}"
 
 
+Judge = Callable[[Prompts, str, str, str], Awaitable[tuple[str | None, str, str]]]
+"""From prompts, name, question and answer to `right`, `wrong` or `None`, what was said, and why there is no verdict."""
+
+
 def _critic(s: Session, suite: str, round: int) -> Kinds:
-    """Right and wrong answers that policies gave to the suite without help, one a task."""
+    async def judge(prompts: Prompts, name: str, question: str, answer: str) -> tuple[str | None, str, str]:
+        critic = Critic(s.server.gateway, samples=s.config.critique.samples, system=prompts[Role.CRITIC])
+        said = await critic.judge(name, question, answer, seed=s.seed("judged", name))
+        return said.verdict, f"{said.verdict or ''} {said.fault} {said.advice}".strip(), said.reason
+
+    return _judged(s, suite, round, judge, {"right": "Verdict: right", "wrong": "Verdict: wrong"})
+
+
+def _curator(s: Session, suite: str, round: int) -> Kinds:
+    async def judge(prompts: Prompts, name: str, question: str, answer: str) -> tuple[str | None, str, str]:
+        found = await Curator(s.server.gateway, system=prompts[Role.CURATOR]).review(
+            name, question, answer, seed=s.seed("judged", name)
+        )
+        if found.keep is None:
+            return None, "", "malformed"
+        verdict = "wrong" if found.keep < 0.5 else "right"  # a tie drops nothing
+        return verdict, f"keep: {verdict == 'right'}, why: {found.why}", ""
+
+    return _judged(s, suite, round, judge, {"right": "Keep: true", "wrong": "Keep: false"})
+
+
+def _judged(s: Session, suite: str, round: int, judge: Judge, told: Mapping[str, str]) -> Kinds:
+    """Right and wrong answers that policies gave to the suite without help, one a task; examples say what is `told`."""
     rows = s.ledger.rows(EvaluationRow, suite=suite, round=round, memory=False, order=("task_id", "policy"))
     random.Random(s.seed("judged", suite, round)).shuffle(rows)
     by_task = {row.task_id: row for row in rows if row.answer is not None and row.score is not None}
@@ -226,13 +268,12 @@ def _critic(s: Session, suite: str, round: int) -> Kinds:
         name, question, answer = f"{row.task_id}/{row.policy}", tasks[row.task_id].question, str(row.answer)
 
         async def ask(prompts: Prompts) -> Said:
-            critic = Critic(s.server.gateway, samples=s.config.critique.samples, system=prompts[Role.CRITIC])
-            said = await critic.judge(name, question, answer, seed=s.seed("judged", name))
-            feedback = f"The answer is {truth}." if said.verdict else f"There is no verdict: {said.reason}."
-            text = f"{said.verdict or ''} {said.fault} {said.advice}".strip()
-            return Said(text=text, answer=said.verdict, score=float(said.verdict == truth), feedback=feedback)
+            verdict, text, reason = await judge(prompts, name, question, answer)
+            feedback = f"The answer is {truth}." if verdict else f"There is no verdict: {reason}."
+            return Said(text=text, answer=verdict, score=float(verdict == truth), feedback=feedback)
 
-        return Item(name, f"{question}\n\nAnswer:\n{answer}", ask)
+        example = f"Task: {question.strip()}\nAnswer: {answer}\n{told[truth]}"
+        return Item(name, f"{question}\n\nAnswer:\n{answer}", ask, truth, example)
 
     right = [item(row, "right") for row in by_task.values() if solved(row.score)]
     wrong = [item(row, "wrong") for row in by_task.values() if not solved(row.score)]
@@ -265,7 +306,9 @@ def _proposer(s: Session, suite: str, round: int) -> Kinds:
                 return Said(text=text, answer=task.id, score=0.0, feedback="Valid, but the run has this task already.")
             return Said(text=text, answer=task.id, score=1.0, feedback="Valid and new.")
 
-        return Item(name, "Write an exercise. Earlier ones:\n" + "\n".join(examples), ask, once=True)
+        good = f"Exercise: {random.Random(seed + 1).choice(pool)}" if pool else ""
+        shown = "Write an exercise. Earlier ones:\n" + "\n".join(examples)
+        return Item(name, shown, ask, "proposal", good, once=True)
 
     return {"proposal": [item(index) for index in range(len(s.ledger.suite(suite, round=round)))]}
 
@@ -274,4 +317,5 @@ _ITEMS: dict[str, Callable[[Session, str, int], Kinds]] = {
     Role.SOLVER.value: _solver,
     Role.CRITIC.value: _critic,
     Role.PROPOSER.value: _proposer,
+    Role.CURATOR.value: _curator,
 }

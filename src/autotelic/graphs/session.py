@@ -24,15 +24,15 @@ from autotelic.core.plugins import load_source
 from autotelic.core.progress import Progress, Silent
 from autotelic.core.run_dir import RunDir
 from autotelic.core.seeds import derive
-from autotelic.core.words import DeliveryRecord, Message, PolicyFiles, PolicyState
+from autotelic.core.words import DeliveryRecord, Message, PolicyFiles, PolicyState, Role
 from autotelic.environments import Environment, open_environment
-from autotelic.graphs.agent_solver import AgentSolver
+from autotelic.graphs.agent_solver import AgentSolver, openai_address, prove_agent
 from autotelic.graphs.config import Config
 from autotelic.graphs.skill_library import open_made
 from autotelic.memory import CachedEmbedder, Embedder, Memory, open_embedder
 from autotelic.refinement import build_strategy
 from autotelic.serving import Endpoint, PolicyServer, open_endpoint, resolve_model
-from autotelic.store import DeliveryRow, Ledger, NodeRow, PolicyRow, RunRow
+from autotelic.store import DeliveryRow, Ledger, NodeRow, PolicyRow, PromptRow, RunRow
 from autotelic.tools import Toolbox, open_toolbox
 from autotelic.training import Card, Trainer, read_card, read_policy, write_card
 
@@ -87,17 +87,26 @@ class Session:
             self.environment,
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
+            system=self._evolved(Role.PROPOSER),
         )
 
     @property
     def critic(self) -> Critic:
         """The critic on the local policy."""
-        return Critic(self.server.gateway, samples=self.config.critique.samples)
+        return Critic(self.server.gateway, samples=self.config.critique.samples, system=self._evolved(Role.CRITIC))
 
     @property
     def curator(self) -> Curator:
         """The curator on the local policy."""
-        return Curator(self.server.gateway)
+        return Curator(self.server.gateway, system=self._evolved(Role.CURATOR))
+
+    def _evolved(self, role: Role) -> str | None:
+        """Return the prompt that a role has for the policy that is served, if one is to be used and was promoted."""
+        if not self.config.evolved_prompts:
+            return None
+        found: dict[str, Any] = {"role": role.value, "policy": self.server.policy, "promoted": True}
+        rows = self.ledger.rows(PromptRow, **found, order="version")
+        return rows[-1].prompts[role.value] if rows else None
 
     def seed(self, *names: str | int) -> int:
         """Return the seed for what the names say."""
@@ -223,8 +232,9 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
         if config.tools.pick:
             session.picker = ToolPicker(embedder, config.tools.pick, config.tools.pinned)
         if config.solver is not None:
+            stack.enter_context(openai_address())  # whatever the agent does, a provider is not asked
             session.endpoint = await stack.enter_async_context(open_endpoint(server.gateway))
-            _ = session.solver  # an agent that cannot be built is found out now
+            await prove_agent(environment, config.solver)
         for tool in toolbox.refused:
             session.progress.say(
                 f"{tool.name} may not be called: add it, or its class {tool.permission}, to tools.allow"
@@ -245,7 +255,9 @@ def run_embedder(stack: AsyncExitStack, config: Config, run: RunDir) -> Embedder
 async def open_memory(stack: AsyncExitStack, config: Config, run: RunDir, embedder: Embedder | None = None) -> Memory:
     """Open a run's memory with an embedder, by default that of its config; `stack` closes what is opened."""
     embedder, settings = embedder or run_embedder(stack, config, run), config.memory
-    memory = await Memory.open(run.memory, embedder, limit=settings.per_family, chroma=settings.chroma)
+    memory = await Memory.open(
+        run.memory, embedder, limit=settings.per_family, records=settings.records, chroma=settings.chroma
+    )
     stack.push_async_callback(memory.aclose)
     return memory
 

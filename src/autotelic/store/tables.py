@@ -365,7 +365,8 @@ class PromptRow(SQLModel, table=True):
     calls: int
     """Calls that it made, answers and reflections, each once."""
     tried: list[dict[str, Any]] = _json(default_factory=list)
-    """Every prompt that was asked under: `text`, `tasks`, `score` (mean over them), `chosen`."""
+    """Every prompt that was asked under: `text`, `by` (where it is from: `start`, `reflection` or `examples`), `tasks`,
+    `score` (mean over them, partial credit counted), `chosen`."""
     evidence: dict[str, Any] = _json(default_factory=dict)
     """Parent against this version on tasks that it was not evolved on: a `Comparison` for `fresh` and for `frozen`."""
     reasons: list[str] = _json(default_factory=list)
