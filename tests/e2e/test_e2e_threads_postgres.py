@@ -12,7 +12,9 @@ from tests.graphs.test_graphs_running import FILE
 from typer.testing import CliRunner
 
 from autotelic.cli.app import app
-from autotelic.core.errors import UsageError
+from autotelic.core.errors import StoreError, UsageError
+from autotelic.graphs.running import open_threads
+from autotelic.graphs.thread_lease import thread_lease
 
 pytestmark = pytest.mark.e2e
 
@@ -48,6 +50,17 @@ def test_a_thread_lives_in_postgresql(database: str, tmp_path: Path) -> None:
     assert len(invoke("graphs", "history", counter, "t")) > len(steps), "nothing is lost"
     assert invoke("run", asking, "--input", "{}", "--thread", "q")["question"] == ["what should 1 be?"]
     assert invoke("run", asking, "--thread", "q", "--answer", "21")["n"] == 42
+
+
+async def test_one_at_a_time_goes_on_with_a_thread(database: str) -> None:
+    async with open_threads(database) as saver, open_threads(database) as other:
+        async with thread_lease(saver, "one"), thread_lease(saver, "two"):
+            for again in (saver, other):
+                with pytest.raises(StoreError, match="the thread 'one' just now"):
+                    async with thread_lease(again, "one"):
+                        pass
+        async with thread_lease(other, "one"):
+            pass
 
 
 def test_no_database_is_one_clear_line(tmp_path: Path) -> None:

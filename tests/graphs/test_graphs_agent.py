@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.graphs.simulated import right_answer, small
+from tests.graphs import simulated
+from tests.graphs.simulated import SimulatedModel, right_answer, small
 
+from autotelic.core.dialect import answering
 from autotelic.core.errors import UsageError
-from autotelic.core.words import Role, TrainingExample
+from autotelic.core.words import Message, Role, TrainingExample
 from autotelic.graphs import Outcome
+from autotelic.serving import Sampling
 from autotelic.store import EpisodeRow, EvaluationRow, Ledger, ToolCallRow
 
 pytestmark = pytest.mark.e2e
@@ -39,6 +46,8 @@ def send(question: str) -> str:
 agent = create_agent(ChatOpenAI(model="any"), [oracle, send], system_prompt="You are my agent.")
 '''
 PLAIN = """
+from pathlib import Path
+
 from langchain_openai import ChatOpenAI
 from langgraph.graph import START, MessagesState, StateGraph
 
@@ -56,7 +65,13 @@ def build():
 
 
 def broken():
+    model = ChatOpenAI(model="any", temperature=0)
+    begun = Path(__file__).with_name("begun")
+
     async def fall(state):
+        if not begun.exists():
+            begun.touch()
+            await model.ainvoke(state["messages"])
         raise ValueError("no bread today")
 
     graph = StateGraph(MessagesState)
@@ -65,8 +80,80 @@ def broken():
     return graph
 
 
+def late():
+    async def speak(state):
+        return {"messages": [await ChatOpenAI(model="any", max_retries=0).ainvoke(state["messages"])]}
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("speak", speak)
+    graph.add_edge(START, "speak")
+    return graph
+
+
+def silent():
+    graph = StateGraph(MessagesState)
+    graph.add_node("speak", lambda state: {"messages": ["7"]})
+    graph.add_edge(START, "speak")
+    return graph
+
+
 number = 3
 """
+MODEL = "from langchain_openai import ChatOpenAI\n\nmodel = ChatOpenAI(model='any', max_retries=0)\n"
+GRAPH = """
+from langgraph.graph import START, MessagesState, StateGraph
+from {model} import model
+
+
+async def speak(state):
+    return {{"messages": [await model.ainvoke(state["messages"])]}}
+
+
+graph = StateGraph(MessagesState)
+graph.add_node("speak", speak)
+graph.add_edge(START, "speak")
+"""
+QUIET = dict.fromkeys(("min_diversity", "min_coverage", "max_text_drop", "below_base_rounds"))
+BRIEF = {
+    "rounds": 1,
+    "alarms": QUIET,
+    "propose": {"tasks": 10},
+    "evaluate": {"fresh": 10, "frozen": 4, "sealed": 2, "regression": 0, "two_by_two": 0},
+    "gate": {"min_tasks": 10},
+}
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leave the modules and the path of this process as they were found."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    for name in [name for name in sys.modules if name.startswith("some_")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What is asked of the user's own provider."""
+    asked: list[str] = []
+
+    class Provider(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.send_error(500)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Provider)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "a real one")
+    yield asked
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
 def agent_file(tmp_path: Path, text: str) -> str:
@@ -122,9 +209,7 @@ def test_an_agent_without_tools_is_one_turn(play: Play, tmp_path: Path) -> None:
 
 def test_what_an_agent_does_wrong_is_data(play: Play, tmp_path: Path) -> None:
     solver = agent_file(tmp_path, PLAIN) + ":broken"
-    quiet = dict.fromkeys(("min_diversity", "min_coverage", "max_text_drop", "below_base_rounds"))
-    brief = {"rounds": 1, "alarms": quiet, "evaluate": {"fresh": 30, "frozen": 4, "sealed": 4}}
-    _, ledger = play(small(solver=solver, **brief))
+    _, ledger = play(small(solver=solver, **BRIEF))
     found = {(row.reason, row.text) for row in ledger.rows(EvaluationRow)}
     found |= {(row.reason, row.text) for row in ledger.rows(EpisodeRow)}
     assert found == {("agent_failed_ValueError", "no bread today")}
@@ -137,12 +222,60 @@ def test_what_an_agent_does_wrong_is_data(play: Play, tmp_path: Path) -> None:
         ("FILE:nobody", "has no 'nobody'"),
         ("FILE:number", "a int is no LangGraph graph"),
         ("nowhere.py:agent", "there is no file nowhere.py"),
+        ("FILE:silent", "no model call of the agent .*:silent gets to the policy. Its model has to be made where"),
+        ("FILE:late", "no model call of the agent .*:late gets to the policy .*ConnectionError: Connection error"),
     ],
 )
-def test_an_agent_that_cannot_be_built_is_one_clear_line(play: Play, tmp_path: Path, solver: str, says: str) -> None:
+def test_an_agent_that_cannot_work_is_one_clear_line(
+    play: Play, provider: list[str], tmp_path: Path, solver: str, says: str
+) -> None:
     file = agent_file(tmp_path, PLAIN)
     with pytest.raises(UsageError, match=says):
         play(small(solver=solver.replace("FILE", file)))
+    assert not provider, "a provider of the user's is never asked"
+
+
+@pytest.mark.parametrize("layout", ["package", "beside"])
+def test_an_agent_whose_model_is_in_another_file_gets_the_address_of_each_episode(
+    play: Play, provider: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    if layout == "package":
+        package = tmp_path / "some_pkg"
+        package.mkdir()
+        (package / "__init__.py").write_text("from .agent import graph\n")
+        (package / "agent.py").write_text(GRAPH.format(model="some_pkg.models"))
+        (package / "models.py").write_text(MODEL)
+        monkeypatch.chdir(tmp_path)
+        solver = "some_pkg:graph"
+    else:
+        (tmp_path / "some_models.py").write_text(MODEL)
+        solver = agent_file(tmp_path, GRAPH.format(model="some_models")) + ":graph"
+    _, ledger = play(small(solver=solver, **BRIEF))
+    reasons = {row.reason for row in ledger.rows(EpisodeRow)} | {row.reason for row in ledger.rows(EvaluationRow)}
+    assert reasons == {"ok", "wrong"} and not provider
+
+
+class Speller(SimulatedModel):
+    """Has words spelled backward by the tool of the example, and takes its word for it."""
+
+    def _say(self, messages: Sequence[Message], sampling: Sampling, sample: int) -> str:
+        if not sampling.tools:
+            return super()._say(messages, sampling, sample)
+        if messages[-1].role == "tool":
+            return answering(messages[-1].content)
+        word = right_answer(messages[-1].content)[::-1]
+        return json.dumps({"calls": [{"tool": "backward", "arguments": {"word": word}}]})
+
+
+def test_the_example_of_an_agent_is_one(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulated, "SimulatedModel", Speller)
+    solver = str(Path(__file__).parents[2] / "examples" / "plug_in_an_agent.py") + ":agent"
+    families = {"name": "reasoning_gym", "families": ["spell_backward"]}
+    _, ledger = play(small(solver=solver, environment=families, **BRIEF))
+    episodes = ledger.rows(EpisodeRow)
+    assert {tool["function"]["name"] for e in episodes for tool in e.tools} == {"greatest_common_divisor", "backward"}
+    assert episodes and all(e.score == 1.0 for e in episodes)
+    assert ledger.count(ToolCallRow, tool="backward", ok=True) >= len(episodes)
 
 
 def test_an_agent_brings_its_own_tools() -> None:

@@ -5,20 +5,31 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import os
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
+from langgraph.checkpoint.memory import InMemorySaver
 from PIL import Image
-from tests.graphs.simulated import SimulatedTrainer
+from tests.graphs.simulated import SimulatedModel, SimulatedTrainer
 from typer.testing import CliRunner, Result
 
 from autotelic.cli.app import app
-from autotelic.core.errors import MissingPackage, UsageError
-from autotelic.graphs.running import open_threads
+from autotelic.core.dialect import calling
+from autotelic.core.errors import MissingPackage, StoreError, UsageError
+from autotelic.core.words import Completion, Message, ToolCall
+from autotelic.graphs import GraphContext, build_ask
+from autotelic.graphs.running import open_threads, stream
+from autotelic.graphs.thread_lease import thread_lease
+from autotelic.serving import Gateway, Sampling, ScriptedBackend, TooLong
+from autotelic.tools import Toolbox, tool
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +41,8 @@ FILE = """
 from typing import TypedDict
 
 from langchain_core.language_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage
+from langchain_core.outputs import ChatGenerationChunk
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
@@ -73,6 +85,59 @@ def talker():
     return graph
 
 
+class Blocks(GenericFakeChatModel):
+    def _stream(self, *_, **__):
+        for text in ("well ", "said"):
+            yield ChatGenerationChunk(message=AIMessageChunk(content=[{"type": "text", "text": text}]))
+
+
+async def call(state):
+    return {"messages": [ToolMessage("of a tool", tool_call_id="1")]}
+
+
+async def say(state):
+    return {"messages": [await Blocks(messages=iter([])).ainvoke(state["messages"])]}
+
+
+inner = StateGraph(MessagesState)
+inner.add_sequence([call, say])
+inner.add_edge(START, "call")
+outer = StateGraph(MessagesState)
+outer.add_node("agent", inner.compile())
+outer.add_edge(START, "agent")
+nested = outer.compile()
+
+halting = built.compile(interrupt_before=["double"])
+
+
+async def slowly(state):
+    import asyncio
+    import pathlib
+
+    pathlib.Path(__file__).with_name("begun").touch()
+    while not pathlib.Path(__file__).with_name("go").exists():
+        await asyncio.sleep(0.01)
+    return {"n": state.get("n", 0) + 1}
+
+
+slow = StateGraph(State)
+slow.add_node("slowly", slowly)
+slow.add_edge(START, "slowly")
+
+
+def unanswered(state):
+    return {"answer": None, "reason": "too_long"}
+
+
+class Answered(TypedDict, total=False):
+    answer: str | None
+    reason: str
+
+
+mute = StateGraph(Answered)
+mute.add_node("unanswered", unanswered)
+mute.add_edge(START, "unanswered")
+
 nothing = 3
 """
 
@@ -83,7 +148,7 @@ def run(tmp_path: Path) -> Callable[..., Result]:
     file.write_text(FILE)
 
     def invoke(name: str, *args: str, command: tuple[str, ...] = ("run",), catch: bool = False) -> Result:
-        spec = f"{file}:{name}" if name[0] == "." or name in FILE else name
+        spec = f"{file}:{name}" if name in FILE else name
         kept = ["--threads", str(tmp_path / "threads.sqlite")] if command[-1] in ("run", "history") else []
         return CliRunner().invoke(app, [*command, spec, *args, *kept], catch_exceptions=catch)
 
@@ -117,6 +182,68 @@ def test_a_graph_that_asks_waits_for_the_answer(run: Callable[..., Result]) -> N
     asked = run("asking", "--input", "{}", "--thread", "q", "--json")
     assert asked.exit_code == 3 and data(asked) == {"question": ["what should 1 be?"], "thread": "q"}
     assert data(run("asking", "--thread", "q", "--answer", "21", "--json"))["n"] == 42
+    with pytest.raises(UsageError, match="the thread 'q' waits for no answer"):
+        run("asking", "--thread", "q", "--answer", "22")
+    with pytest.raises(UsageError, match="there is no thread 'new' to go on with"):
+        run("asking", "--thread", "new", "--answer", "22")
+
+
+def test_null_is_an_answer(run: Callable[..., Result], tmp_path: Path) -> None:
+    file = tmp_path / "asks.py"
+    file.write_text(FILE + "asked = StateGraph(State)\nasked.add_node('ask', ask)\nasked.add_edge(START, 'ask')\n")
+    assert run(f"{file}:asked", "--input", '{"n": 1}', "--thread", "q").exit_code == 3
+    assert data(run(f"{file}:asked", "--thread", "q", "--answer", "null", "--json")) == {"n": None, "thread": "q"}
+
+
+def test_a_graph_that_halts_before_a_node_has_not_ended(run: Callable[..., Result]) -> None:
+    halted = run("halting", "--input", "{}", "--thread", "h", "--json")
+    assert halted.exit_code == 3
+    assert data(halted)["question"] == ["go on with double? Then run the thread without --input."]
+    with pytest.raises(UsageError, match="the thread 'h' waits for no answer"):
+        run("halting", "--thread", "h", "--answer", "true")
+    ended = run("halting", "--thread", "h", "--json")
+    assert ended.exit_code == 0 and data(ended)["n"] == 2
+
+
+def test_no_answer_is_said_and_is_no_success(run: Callable[..., Result]) -> None:
+    result = run("mute", "--input", "{}")
+    assert result.exit_code == 1 and result.stdout == ""
+    assert result.stderr.splitlines()[-1].startswith("autotelic: there is no answer: what was said does not fit")
+    shown = run("mute", "--input", "{}", "--json")
+    assert shown.exit_code == 1 and json.loads(shown.stdout)["answer"] is None
+
+
+def test_one_process_at_a_time_goes_on_with_a_thread(run: Callable[..., Result], tmp_path: Path) -> None:
+    threads = tmp_path / "threads.sqlite"
+    spec = f"{tmp_path / 'my_graphs.py'}:slow"
+    command = [sys.executable, "-m", "autotelic", "run", spec, "--input", "{}", "--threads", str(threads), "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    first = subprocess.Popen([*command, "--thread", "one"], env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        while not (tmp_path / "begun").exists():
+            assert first.poll() is None
+            time.sleep(0.01)
+        waits = [*command, "--thread", "one"]
+        second = subprocess.run(waits, env=environment, capture_output=True, text=True, timeout=60)
+        assert second.returncode == 1 and not second.stdout
+        assert second.stderr.startswith("autotelic: somebody else goes on with the thread 'one' just now.")
+        assert data(run("counter", "--input", "{}", "--thread", "another", "--json"))["n"] == 2
+    finally:
+        (tmp_path / "go").touch()
+        said = first.communicate()[0]
+    assert (first.returncode, json.loads(said)) == (0, {"n": 1, "thread": "one"})
+    assert data(run("slow", "--input", "{}", "--thread", "one", "--json"))["n"] == 2, "then it is free"
+
+
+async def test_one_task_at_a_time_goes_on_with_a_thread(tmp_path: Path) -> None:
+    async with open_threads(tmp_path / "threads.sqlite") as saver, open_threads(tmp_path / "threads.sqlite") as other:
+        async with thread_lease(saver, "one"), thread_lease(saver, "two"):
+            for again in (saver, other):
+                with pytest.raises(StoreError, match="the thread 'one' just now"):
+                    async with thread_lease(again, "one"):
+                        pass
+        async with thread_lease(other, "one"):
+            pass
 
 
 def test_events_are_lines_with_nodes_and_tokens(run: Callable[..., Result]) -> None:
@@ -125,6 +252,10 @@ def test_events_are_lines_with_nodes_and_tokens(run: Callable[..., Result]) -> N
     events = [json.loads(line) for line in result.stdout.splitlines()]
     assert "".join(e["data"] for e in events if e["kind"] == "token") == "well said indeed"
     assert [e["node"] for e in events if e["kind"] == "node"] == ["speak"] and events[-1]["kind"] == "end"
+    nested = run("nested", "--input", json.dumps(said), "--events")
+    events = [json.loads(line) for line in nested.stdout.splitlines()]
+    assert [(e["node"], e["data"]) for e in events if e["kind"] == "token"] == [("say", "well "), ("say", "said")]
+    assert [e["node"] for e in events if e["kind"] == "node"] == ["agent"], "its own nodes, not those inside it"
     spoken = run("talker", "--input", json.dumps(said))
     assert "well said indeed\n[speak]\n" in spoken.stderr and "go on with --thread" in spoken.stderr
 
@@ -142,6 +273,109 @@ def test_our_own_graph_streams_and_goes_on(
     again = data(run("solve", "--input", json.dumps({"question": QUESTIONS[1]}), *arguments, "--json"))
     asked = [m["content"] for m in again["messages"] if m["content"] in QUESTIONS]
     assert asked == QUESTIONS, "the second question follows on the first"
+
+
+class Room(ScriptedBackend):
+    """A model with room for so many characters, that first calls what it can call and then answers."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(self._say)
+        self.room = room
+        self.fitted: list[list[Message]] = []
+
+    async def complete(self, messages: Sequence[Message], sampling: Sampling, policy: int | None) -> list[Completion]:
+        if sum(len(message.content) for message in messages) > self.room:
+            raise TooLong("no room")
+        self.fitted.append(list(messages))
+        return await super().complete(messages, sampling, policy)
+
+    def _say(self, messages: Sequence[Message], sampling: Sampling) -> list[str]:
+        if sampling.tools and messages[-1].role == "user":
+            return [calling([ToolCall(name="read", arguments=f'{{"page":{len(self.fitted)}}}')])]
+        return ['{"answer":"four"}' if sampling.tools else "four"]
+
+
+@tool
+def read(page: int) -> str:
+    """Read a page."""
+    return f"{page}" * 8000
+
+
+async def ended(graph: Any, question: str, saver: Any) -> dict[str, Any]:
+    *_, last = [event async for event in stream(graph, {"question": question}, saver, "t")]
+    assert last.kind == "end" and isinstance(last.data, dict)
+    return last.data
+
+
+async def test_what_does_not_fit_the_model_is_shortened_the_oldest_results_first() -> None:
+    model, saver = Room(3000), InMemorySaver()
+    graph = build_ask(GraphContext(Gateway(model), toolbox=Toolbox([read])))
+    first = await ended(graph, "first?", saver)
+    assert (first["answer"], first["reason"]) == ("four", "ok")
+    (length,) = [len(m["content"]) for m in first["messages"] if m["role"] == "tool"]
+    assert 2000 < length < 2100, "halved twice"
+    second = await ended(graph, "second?", saver)
+    older, newer = [len(m["content"]) for m in second["messages"] if m["role"] == "tool"]
+    assert second["answer"] == "four" and older < 600 < newer < 3000
+
+
+@pytest.mark.parametrize("tools", [[], [read]])
+async def test_what_was_said_first_is_left_out_and_a_thread_outlives_what_fits_nowhere(tools: list[Any]) -> None:
+    model, saver = Room(2000), InMemorySaver()
+    graph = build_ask(GraphContext(Gateway(model), toolbox=Toolbox(tools)))
+    for word in ("one", "two"):
+        found = await ended(graph, word * 400, saver)
+        assert found["answer"] == "four"
+    assert model.fitted[-1][0].role == "system"
+    assert [m.content[:3] for m in model.fitted[-1] if m.role == "user"] == ["two"], "the first was left out"
+    lost = await ended(graph, "x" * 3000, saver)
+    assert (lost["answer"], lost["reason"]) == (None, "too_long")
+    assert (await ended(graph, "And now?", saver))["answer"] == "four"
+
+
+def test_a_run_that_picks_tools_offers_a_few_of_many(
+    run: Callable[..., Result], copied: Path, simulate: Callable[[type[SimulatedTrainer]], None], tmp_path: Path
+) -> None:
+    simulate(SimulatedTrainer)
+    config = yaml.safe_load((copied / "config.yaml").read_text())
+    (copied / "config.yaml").write_text(yaml.safe_dump({**config, "tools": {**config["tools"], "pick": 2}}))
+    tools = tmp_path / "house.py"
+    tools.write_text(
+        "from autotelic.tools import tool\n\n"
+        '@tool(name="oracle")\ndef oracle(question: str) -> str:\n    "Numbers: the divisor of numbers."\n'
+        '    return "7"\n\n'
+        '@tool(name="send")\ndef send(question: str) -> str:\n    "Numbers: send these numbers."\n'
+        '    return "send it"\n\n'
+        '@tool(name="weather")\ndef weather(town: str) -> str:\n    "Rain or shine."\n    return "rain"\n'
+    )
+    offered: list[set[str]] = []
+    say = SimulatedModel._say
+
+    def listen(self: SimulatedModel, messages: Any, sampling: Any, sample: int) -> str:
+        offered.append({one["function"]["name"] for one in sampling.tools})
+        return say(self, messages, sampling, sample)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SimulatedModel, "_say", listen)
+        asked = json.dumps({"question": QUESTIONS[0]})
+        found = data(run("solve", "--input", asked, "--run", str(copied), "--tool", str(tools), "--json"))
+    assert found["calls"] and offered and all(names == {"oracle", "send"} for names in offered)
+
+
+def test_code_beside_a_graph_or_in_the_current_directory_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "near_nodes.py").write_text(FILE)
+    (tmp_path / "near_pkg").mkdir()
+    (tmp_path / "near_pkg" / "mod.py").write_text("from near_nodes import counter\n")
+    (tmp_path / "near_graph.py").write_text("from near_nodes import counter\n")
+    for spec in ("near_pkg.mod:counter", f"{tmp_path}/near_graph.py:counter", "near_graph.py:counter"):
+        drawn = CliRunner().invoke(app, ["graphs", "draw", spec], catch_exceptions=False)
+        assert "count --> double" in drawn.stdout
+    for name in ("near_nodes", "near_pkg.mod", "near_pkg"):
+        del sys.modules[name]
 
 
 def test_graphs_are_listed_and_drawn_without_a_network(run: Callable[..., Result], tmp_path: Path) -> None:
@@ -165,11 +399,22 @@ def test_graphs_are_listed_and_drawn_without_a_network(run: Callable[..., Result
         ("counter", [], "there is nothing to run"),
         ("counter", ["--thread", "new"], "there is no thread 'new' to go on with"),
         ("counter", ["--input", "{"], "--input is not JSON"),
+        ("counter", ["--input", "{}", "--thread", "t", "--from", "1f0"], "there is no checkpoint '1f0' of the thread"),
+        ("counter", ["--thread", "t", "--from", "1f0"], "there is no checkpoint '1f0' of the thread 't'"),
+        ("asking", ["--thread", "t", "--input", "{}", "--answer", "3"], "Give one of them"),
     ],
 )
 def test_a_mistake_is_one_clear_line(run: Callable[..., Result], name: str, args: list[str], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         run(name, *args)
+
+
+@pytest.mark.parametrize("name", ["no/folder/x.png", "picture", "x.nonsense"])
+def test_a_picture_that_cannot_be_written_is_one_clear_line(
+    run: Callable[..., Result], tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(UsageError, match=f"the picture cannot be written to .*{name}: .* Give the path of a .png file"):
+        run("counter", "--png", str(tmp_path / name), command=("graphs", "draw"))
 
 
 async def test_where_threads_cannot_be_kept_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,11 @@ __all__ = ["graphs", "run_graph"]
 graphs = typer.Typer(help="Agent graphs: list, draw, and the history of a thread.", no_args_is_help=True)
 
 GraphArgument = Annotated[str, typer.Argument(help="Registered name, file.py:graph or package.module:graph.")]
+_WHY = {
+    "too_long": "what was said does not fit the model. Ask for less, or in a new thread.",
+    "truncated": "it was cut off at the token limit.",
+    "no_answer": "the model came to none.",
+}
 ThreadsOption = Annotated[
     str | None,
     typer.Option("--threads", help="Where threads are kept: an SQLite file, or postgresql://..."),
@@ -58,15 +63,19 @@ def run_graph(
     as_json: JsonOption = False,
 ) -> None:
     """Run an agent graph on a thread; exit code 3 if it waits for an answer."""
+    from autotelic.graphs.running import NO_REPLY
     from autotelic.graphs.source import Source
     from autotelic.refinement import Budget, build_strategy
     from autotelic.serving import DEFAULT_MODEL
 
-    payload, reply = _json(given, "--input"), _json(answer, "--answer")
+    payload = _json(given, "--input")
+    reply = NO_REPLY if answer is None else _json(answer, "--answer")
     if payload is not None and not isinstance(payload, dict):
         raise UsageError(f'--input is {given}, expected an object such as {{"question": "2 + 2?"}}.')
     if thread is None and payload is None:
         raise UsageError("there is nothing to run. Give --input, or --thread of a thread that is to go on.")
+    if answer is not None and given is not None:
+        raise UsageError("--answer goes on with what waits for it and --input begins anew. Give one of them.")
     build_strategy(strategy)  # a mistake is found before anything is started
     how = {"strategy": strategy, "budget": Budget(calls=calls)}
     source = Source(run=run, model=model or DEFAULT_MODEL, remote=remote, base_url=base_url)
@@ -79,10 +88,15 @@ def run_graph(
         show({**state, "thread": name}, True, "")
     elif not events:
         found = last.data.get("answer", last.data) if isinstance(last.data, dict) else last.data
-        out.print(str(found), soft_wrap=True, markup=False)
+        if found is not None:
+            out.print(str(found), soft_wrap=True, markup=False)
         sys.stderr.write(f"thread {name}: go on with --thread {name}\n")
     if last.kind == "question":
         raise typer.Exit(3)
+    if isinstance(last.data, dict) and last.data.get("answer", "") is None:
+        why = last.data.get("reason") or last.data.get("stopped") or "the graph does not say why"
+        sys.stderr.write(f"autotelic: there is no answer: {_WHY.get(str(why), why)}\n")
+        raise typer.Exit(1)
 
 
 @graphs.command("list")

@@ -1,7 +1,8 @@
 """A user's own LangGraph agent as the solver, unchanged: its model calls go to the policy and are recorded and trained.
 
 The agent is built anew for each episode, with an address of its own as `OPENAI_BASE_URL`; so its model has to be made
-where the graph is made. It gets `{"messages": [...]}` and its last message is the answer.
+where the graph is made. A model that is made later finds an address where nobody answers, never the user's provider.
+The agent gets `{"messages": [...]}` and its last message is the answer.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ from dataclasses import replace
 from typing import Any
 
 from autotelic.agents import Attempt, CallRecord, Solver
-from autotelic.core.dialect import Said, read_turn
+from autotelic.core.dialect import Said, answering, read_turn
 from autotelic.core.errors import UsageError
 from autotelic.core.plugins import load_source
 from autotelic.core.seeds import derive
-from autotelic.core.words import Completion, Message, Task, ToolCall
+from autotelic.core.words import Completion, Message, Task, ToolCall, sound
 from autotelic.environments import Environment
 from autotelic.graphs.running import compiled
-from autotelic.serving import Endpoint, Exchange, Gateway, Recording, Sampling
+from autotelic.serving import Endpoint, Exchange, Gateway, Recording, Sampling, ScriptedBackend, open_endpoint
 from autotelic.tools import ToolResult
 
-__all__ = ["AgentSolver"]
+__all__ = ["AgentSolver", "openai_address", "prove_agent"]
 
+_NOWHERE = "http://127.0.0.1:9/v1"  # nobody listens there
 _FAILURE = 300  # characters of an agent's error that are kept
 
 
@@ -45,7 +47,6 @@ class AgentSolver(Solver):
     ) -> None:
         super().__init__(gateway, environment)
         self._spec, self._endpoint, self._seconds = spec, endpoint, seconds
-        self._build("http://127.0.0.1:9/v1")  # what cannot work is found out before the first episode
 
     def messages(self, task: Task, examples: Sequence[Message] = (), advice: Sequence[str] = ()) -> tuple[Message, ...]:
         """Return what the agent is given; of solved examples question and answer, its calls are its own business."""
@@ -66,8 +67,8 @@ class AgentSolver(Solver):
         async with self._endpoint.episode(replace(sampling, n=1, seed=seed)) as (url, recording):
             try:
                 async with asyncio.timeout(self._seconds):
-                    state = await self._build(url).ainvoke({"messages": [m.openai() for m in messages]})
-                text = str(state["messages"][-1].content)
+                    state = await _build(self._spec, url).ainvoke(_given(messages))
+                text = sound(str(state["messages"][-1].content))
             except TimeoutError:
                 reason = "timeout"
             except Exception as error:  # whatever an agent does wrong is data
@@ -104,21 +105,51 @@ class AgentSolver(Solver):
         checked = await self._environment.check(task, answer)
         return replace(attempt, answer=answer, score=checked.score, reason=checked.reason)
 
-    def _build(self, url: str) -> Any:
-        source, colon, name = self._spec.rpartition(":")
-        if not colon:
-            raise UsageError(f"solver is {self._spec!r}, expected file.py:graph or package.module:graph.")
-        with _environment(OPENAI_BASE_URL=url, OPENAI_API_BASE=url, OPENAI_API_KEY="autotelic"):
-            module = load_source(source, again=True)
-            found = getattr(module, name, None)
-            if found is None:
-                raise UsageError(f"{source} has no {name!r}. Check the part after the colon in {self._spec!r}.")
-            return compiled(found)
+
+async def prove_agent(environment: Environment, spec: str, *, seconds: float = 300.0) -> None:
+    """Find out before the first episode whether an agent can be built, and built anew, and calls the model it is given.
+
+    It is put one task, with no model behind its address, and stopped at its first call.
+
+    Args:
+        environment: gives the task.
+        spec: see `AgentSolver`.
+        seconds: bound on the time to the first call.
+
+    Raises:
+        UsageError: it cannot be built, or no call of it arrives.
+    """
+    called = False
+
+    def heard(_: Sequence[Message], sampling: Sampling) -> list[str]:
+        nonlocal called
+        called = True
+        agent.cancel()
+        return [answering("stop")] * sampling.n
+
+    _build(spec, _NOWHERE)
+    gateway = Gateway(ScriptedBackend(heard))
+    async with open_endpoint(gateway) as endpoint, endpoint.episode(Sampling()) as (url, _):
+        (task,) = environment.tasks(1, seed=0)
+        messages = AgentSolver(gateway, environment, spec, endpoint).messages(task)
+        agent = asyncio.ensure_future(_build(spec, url).ainvoke(_given(messages)))
+        try:
+            async with asyncio.timeout(seconds):
+                (ended,) = await asyncio.gather(agent, return_exceptions=True)
+        except TimeoutError as error:
+            ended = error
+    if not called:
+        why = f" ({type(ended).__name__}: {str(ended)[:_FAILURE]})" if isinstance(ended, Exception) else ""
+        raise UsageError(
+            f"no model call of the agent {spec} gets to the policy{why}. Its model has to be made where the graph is "
+            'made, e.g. ChatOpenAI(model="policy"), with address and key from OPENAI_BASE_URL and OPENAI_API_KEY.'
+        )
 
 
 @contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Set environment variables for a stretch of code that does not wait for anything."""
+def openai_address(url: str = _NOWHERE) -> Iterator[None]:
+    """Have models that are made meanwhile take `url` for OpenAI's; by default nobody answers there."""
+    values = {"OPENAI_BASE_URL": url, "OPENAI_API_BASE": url, "OPENAI_API_KEY": "autotelic"}
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -126,9 +157,24 @@ def _environment(**values: str) -> Iterator[None]:
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _build(spec: str, url: str) -> Any:
+    source, colon, name = spec.rpartition(":")
+    if not colon:
+        raise UsageError(f"solver is {spec!r}, expected file.py:graph or package.module:graph.")
+    with openai_address(url):
+        found = getattr(load_source(source, again=True), name, None)
+        if found is None:
+            raise UsageError(f"{source} has no {name!r}. Check the part after the colon in {spec!r}.")
+        return compiled(found)
+
+
+def _given(messages: Sequence[Message]) -> dict[str, Any]:
+    return {"messages": [message.openai() for message in messages]}
 
 
 def _split(

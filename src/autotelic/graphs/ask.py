@@ -2,17 +2,19 @@
 
 recall -> draft -> (act -> draft)* as a LangGraph state machine over the tool loop. First comes a call, for whoever
 names tools wants them used, then calls or an answer. What a call came to, also when it failed, is the next message.
+A conversation that outgrows the model is shortened: the oldest results of tools first, then what was said first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 
-from autotelic.agents import Bounds, CallRecord, Picker, ToolLoop, advised
+from autotelic.agents import Bounds, CallRecord, Picker, ToolLoop, Turn, advised
 from autotelic.core.dialect import answering
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Message, ToolCall
@@ -20,13 +22,15 @@ from autotelic.environments import plain_answer
 from autotelic.graphs.session import as_dicts
 from autotelic.memory import Kind, Memory, Query
 from autotelic.refinement import Budget
-from autotelic.serving import Gateway, Sampling
+from autotelic.serving import TOO_LONG, Gateway, Sampling, TooLong
 from autotelic.tools import Toolbox
 
 __all__ = ["PLAIN", "AskState", "GraphContext", "build_ask", "opening"]
 
+T = TypeVar("T")
 PLAIN = "Answer the question. Reply with the answer only."
 TOOLED = "Answer the question with the help of tools."
+_SHORTEST = 300  # characters that are left of a tool's result
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class GraphContext:
     """Lessons taken from the memory."""
     scopes: tuple[str, ...] = ("run",)
     """Scopes of the memory that may be seen."""
+    ranking: Mapping[str, Any] = field(default_factory=dict)
+    """How the memory chooses: `keywords`, `variety` and `tokens` of `Memory.retrieve`."""
     bounds: Bounds = field(default_factory=lambda: Bounds(calls=4, turns=6, call_first=True))
     """How far one answer may go."""
     max_tokens: int = 256
@@ -68,10 +74,14 @@ class AskState(TypedDict, total=False):
     turns: int
     answer: str | None
     stopped: bool
+    reason: str
 
 
 def build_ask(context: GraphContext) -> Any:
-    """Compile the graph; give it `question`, read `answer`, `calls`, `messages` and `memory_ids`."""
+    """Compile the graph; give it `question`, read `answer`, `calls`, `messages` and `memory_ids`.
+
+    Where there is no answer `reason` says why: `truncated`, `no_answer` or `too_long`, see `Conversation`; else `ok`.
+    """
     loop = ToolLoop(context.gateway, context.toolbox, context.bounds, context.picker)
     spoken = bool(loop.offered) and not context.gateway.backend.calls_apart
 
@@ -92,20 +102,27 @@ def build_ask(context: GraphContext) -> Any:
         def heard(text: str) -> None:
             write({"node": "draft", "token": text})
 
+        async def ask(messages: list[Message]) -> Turn:
+            if loop.offered:
+                return await narrow.turn(messages, _records(state), sampling, heard)
+            (completion,) = await context.gateway.complete(messages, sampling, heard)
+            return Turn(completion, answer=plain_answer(completion.text))
+
+        narrow = await loop.narrowed(state["question"])
         messages = [Message.model_validate(m) for m in state["messages"]]
-        if not loop.offered:
-            text = (await context.gateway.complete(messages, sampling, heard))[0].text
-            said = [*state["messages"], *as_dicts([Message(role="assistant", content=text)])]
-            return {"messages": said, "answer": plain_answer(text), "pending": [], "stopped": True}
-        turn = await (await loop.narrowed(state["question"])).turn(messages, _records(state), sampling, heard)
+        try:
+            messages, turn = await _fitting(ask, messages, state["question"])
+        except TooLong:
+            return {"answer": None, "pending": [], "stopped": True, "reason": TOO_LONG}
         turns = state["turns"] + 1
-        cut = turn.completion.finish_reason == "length" or turns >= context.bounds.turns
+        truncated = turn.completion.finish_reason == "length"
         return {
-            "messages": [*state["messages"], *as_dicts(turn.messages)],
+            "messages": as_dicts([*messages, *turn.messages]),
             "answer": turn.answer,
             "pending": [call.model_dump() for call in turn.calls],
             "turns": turns,
-            "stopped": cut or turn.answer is not None,
+            "stopped": not loop.offered or truncated or turns >= context.bounds.turns or turn.answer is not None,
+            "reason": "ok" if turn.answer is not None else "truncated" if truncated else "no_answer",
         }
 
     async def act(state: AskState) -> AskState:
@@ -149,7 +166,39 @@ async def opening(
 async def _remembered(context: GraphContext, question: str, kind: Kind, k: int) -> list[Any]:
     if context.memory is None or not k:
         return []
-    return (await context.memory.retrieve([Query(question, kinds=(kind,), scopes=context.scopes)], k))[0]
+    query = Query(question, kinds=(kind,), scopes=context.scopes)
+    return (await context.memory.retrieve([query], k, **context.ranking))[0]
+
+
+async def _fitting(
+    ask: Callable[[list[Message]], Awaitable[T]], messages: list[Message], question: str
+) -> tuple[list[Message], T]:
+    """Ask with as much of a conversation as fits the model; return that much, and what came of it.
+
+    Raises:
+        TooLong: nothing more can be left out.
+    """
+    while True:
+        try:
+            return messages, await ask(messages)
+        except TooLong:
+            shorter = _shorter(messages, question)
+            if shorter is None:
+                raise
+            messages = shorter
+
+
+def _shorter(messages: list[Message], question: str) -> list[Message] | None:
+    """Halve the oldest result of a tool that is long; if none is, leave out the first exchange before the question."""
+    for at, message in enumerate(messages):
+        if message.role == "tool" and len(message.content) > 2 * _SHORTEST:
+            half = len(message.content) // 2
+            cut = message.model_copy(update={"content": f"{message.content[:half]}... (shortened)"})
+            return [*messages[:at], cut, *messages[at + 1 :]]
+    asked = [at for at, message in enumerate(messages) if message.role == "user"]
+    now = max(at for at in asked if messages[at].content == question)
+    later = [at for at in asked if 1 < at <= now]
+    return [messages[0], *messages[later[0] :]] if later else None
 
 
 def _records(state: AskState) -> list[CallRecord]:

@@ -25,7 +25,7 @@ from pydantic import Field
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Frozen
 from autotelic.graphs.chatting import Act, ChatState, Turn, turns_of
-from autotelic.graphs.running import Event, is_postgres, open_threads, stream
+from autotelic.graphs.running import NO_REPLY, Event, is_postgres, open_threads, stream
 
 __all__ = ["Chat", "Chats", "open_chats"]
 
@@ -200,9 +200,7 @@ class Chats:
             return json.dumps(shown, indent=2, ensure_ascii=False)
         return _markdown(known, turns)
 
-    async def _run(
-        self, chat: str, payload: dict[str, Any] | None, *, answer: bool | None = None
-    ) -> AsyncIterator[Event]:
+    async def _run(self, chat: str, payload: dict[str, Any] | None, *, answer: Any = NO_REPLY) -> AsyncIterator[Event]:
         async for event in stream(self._graph, payload, self._saver, chat, answer=answer):
             if event.kind == "end":
                 await self._note(chat, turns_of(event.data))

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotelic.core.errors import MissingPackage
+from autotelic.core.errors import MissingPackage, UsageError
 
 if TYPE_CHECKING:
     from langchain_core.runnables.graph import Graph
@@ -26,6 +26,7 @@ def draw_png(graph: Graph, path: Path) -> None:
 
     Raises:
         MissingPackage: pillow is not installed.
+        UsageError: the picture cannot be written there.
     """
     try:
         from PIL import Image, ImageDraw, ImageFont
@@ -61,7 +62,12 @@ def draw_png(graph: Graph, path: Path) -> None:
         corners = (x - wide / 2, y - _HIGH / 2, x + wide / 2, y + _HIGH / 2)
         draw.rounded_rectangle(corners, 22 if end_point else 8, "white" if end_point else _FILL, _INK, 2)
         draw.text((x, y), _name(node), fill=_INK, font=font, anchor="mm")
-    image.save(path)
+    try:
+        image.save(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"the picture cannot be written to {path}: {error}. Give the path of a .png file in a folder that is there."
+        ) from None
 
 
 def _name(node: str) -> str:

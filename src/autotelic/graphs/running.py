@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from langchain_core.messages import AIMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import StateGraph
@@ -23,8 +24,10 @@ from autotelic.core.errors import MissingPackage, UsageError
 from autotelic.core.plugins import load_source
 from autotelic.core.registry import available, lookup
 from autotelic.core.words import Frozen
+from autotelic.graphs.thread_lease import thread_lease
 
 __all__ = [
+    "NO_REPLY",
     "Event",
     "Step",
     "compiled",
@@ -37,16 +40,19 @@ __all__ = [
     "wants_context",
 ]
 
+NO_REPLY: Any = object()
+"""That nothing is answered to what a graph waits for: `None` is an answer, too."""
+
 
 class Event(Frozen):
     """Something that happened while a graph ran."""
 
     kind: Literal["token", "node", "question", "end"]
-    """A piece of text was generated; a node ended; the graph waits for an answer; it ended."""
+    """A piece of text was generated; a node ended; the graph waits for a person; it ended."""
     node: str = ""
     """Where."""
     data: Any = None
-    """The text; what the node returned; the question; the whole state."""
+    """The text; what the node returned; the questions; the whole state."""
 
 
 class Step(Frozen):
@@ -159,9 +165,11 @@ async def stream(
     thread: str,
     *,
     start: str | None = None,
-    answer: Any = None,
+    answer: Any = NO_REPLY,
 ) -> AsyncIterator[Event]:
-    """Run a graph on a thread and yield what happens; the last event is `end`, or `question` if it waits for an answer.
+    """Run a graph on a thread and yield what happens; the last event is `end`, or `question` if it waits for a person.
+
+    Nodes are those of the graph itself, tokens also those of graphs inside it.
 
     Args:
         graph: a compiled graph.
@@ -169,26 +177,30 @@ async def stream(
         saver: where threads are kept.
         thread: id of the thread.
         start: id of the checkpoint to start from, by default the thread's last.
-        answer: to the question that the graph waits with.
+        answer: to what the graph waits for; it takes the place of `payload`.
 
     Raises:
-        UsageError: there is nothing to go on with.
+        UsageError: there is nothing to go on with, or to answer.
+        StoreError: somebody else goes on with the thread.
     """
     running = graph.copy(update={"checkpointer": saver})
     config: Any = {"configurable": {"thread_id": thread, **({"checkpoint_id": start} if start else {})}}
-    before = await running.aget_state(config)
-    if payload is None and not before.values:
-        where = f"checkpoint {start!r} of the thread" if start else "thread"
-        raise UsageError(f"there is no {where} {thread!r} to go on with. Give --input to begin one.")
-    given = Command(resume=answer) if answer is not None else payload
-    # In step with the checkpoints: what was begun is there after a kill.
-    modes = ["updates", "messages", "custom"]
-    async for mode, data in running.astream(given, config, stream_mode=modes, durability="sync"):
-        for event in _events(mode, data):
-            yield event
-    after = await running.aget_state({"configurable": {"thread_id": thread}})
+    async with thread_lease(saver, thread):
+        before = await running.aget_state(config)
+        given = _given(before, payload, thread, start, answer)
+        # In step with the checkpoints: what was begun is there after a kill.
+        modes = ["updates", "messages", "custom"]
+        async for inside, mode, data in running.astream(
+            given, config, stream_mode=modes, durability="sync", subgraphs=True
+        ):
+            for event in _events(mode, data):
+                if event.kind == "token" or not inside:
+                    yield event
+        after = await running.aget_state({"configurable": {"thread_id": thread}})
     if after.interrupts:
         yield Event(kind="question", data=[interrupt.value for interrupt in after.interrupts])
+    elif after.next:
+        yield Event(kind="question", data=[f"go on with {', '.join(after.next)}? Then run the thread without --input."])
     else:
         yield Event(kind="end", data=after.values)
 
@@ -214,12 +226,29 @@ async def history(saver: BaseCheckpointSaver[Any], graph: Any, thread: str) -> l
     return steps
 
 
+def _given(before: Any, payload: Any, thread: str, start: str | None, answer: Any) -> Any:
+    """Return what the graph is given, `before` being where it starts from."""
+    there = before.created_at is not None
+    if start and not there:
+        raise UsageError(
+            f"there is no checkpoint {start!r} of the thread {thread!r}. See: autotelic graphs history GRAPH {thread}"
+        )
+    if not there and (payload is None or answer is not NO_REPLY):
+        raise UsageError(f"there is no thread {thread!r} to go on with. Give --input to begin one.")
+    if answer is NO_REPLY:
+        return payload
+    if not before.interrupts:
+        raise UsageError(f"the thread {thread!r} waits for no answer. Leave --answer out, or give --input.")
+    # LangGraph takes `None` by the question's id only.
+    return Command(resume={one.id: None for one in before.interrupts} if answer is None else answer)
+
+
 def _events(mode: str, data: Any) -> list[Event]:
     if mode == "custom":
         token = data.get("token") if isinstance(data, dict) else None
         return [Event(kind="token", node=str(data.get("node", "")), data=token)] if token else []
     if mode == "messages":
         chunk, about = data
-        text = chunk.content if isinstance(chunk.content, str) else ""
+        text = str(chunk.text) if isinstance(chunk, AIMessage) else ""  # a result of a tool's is no token
         return [Event(kind="token", node=str(about.get("langgraph_node", "")), data=text)] if text else []
     return [Event(kind="node", node=node, data=update) for node, update in data.items() if node != "__interrupt__"]

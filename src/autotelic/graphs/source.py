@@ -9,13 +9,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autotelic.agents import ToolPicker
 from autotelic.core.config import load_config
 from autotelic.core.progress import Progress
 from autotelic.core.run_dir import RunDir
 from autotelic.core.words import PolicyFiles
 from autotelic.graphs.ask import GraphContext
 from autotelic.graphs.config import Config
-from autotelic.graphs.session import find_base, open_memory
+from autotelic.graphs.session import find_base, open_memory, run_embedder
 from autotelic.graphs.skill_library import open_made
 from autotelic.serving import Gateway, LiteLLMBackend, PolicyServer, ServingConfig, resolve_model
 from autotelic.store import Ledger
@@ -98,7 +99,8 @@ async def graph_context(source: Source, *, tools: ToolsConfig, progress: Progres
         if source.run is not None:
             directory = stack.enter_context(RunDir(source.run).require().held())
             config = load_config(Config, directory.config)
-            memory = await open_memory(stack, config, directory)
+            embedder = run_embedder(stack, config, directory)
+            memory = await open_memory(stack, config, directory, embedder)
             own = open_made(memory, tools.use, scopes=config.memory.scopes, sandbox=config.sandbox)
             made = await stack.enter_async_context(own)
         toolbox = await stack.enter_async_context(open_toolbox(tools, workers=1, made=made))
@@ -109,8 +111,14 @@ async def graph_context(source: Source, *, tools: ToolsConfig, progress: Progres
         if memory is not None:
             seen = config.memory
             context = replace(
-                context, demonstrations=seen.demonstrations, lessons=seen.lessons, scopes=tuple(seen.scopes)
+                context,
+                demonstrations=seen.demonstrations,
+                lessons=seen.lessons,
+                scopes=tuple(seen.scopes),
+                ranking=seen.ranking,
             )
+            if config.tools.pick:
+                context = replace(context, picker=ToolPicker(embedder, config.tools.pick, config.tools.pinned))
         yield context
 
 
