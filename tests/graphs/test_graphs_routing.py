@@ -25,6 +25,8 @@ from autotelic.graphs.routing import learn_in_run
 from autotelic.graphs.strategy_solver import current_routes
 from autotelic.store import CritiqueRow, Ledger, RouteRow, StrategyRow
 
+pytestmark = pytest.mark.e2e
+
 VOTE = "self_consistency(n=5, batch=5)"
 JUDGED = f"best_of({VOTE}, n=2, by='critic')"
 """Gains by the vote within, whatever the critic says."""

@@ -213,6 +213,7 @@ def test_no_answer_is_said_and_is_no_success(run: Callable[..., Result]) -> None
     assert shown.exit_code == 1 and json.loads(shown.stdout)["answer"] is None
 
 
+@pytest.mark.e2e
 def test_one_process_at_a_time_goes_on_with_a_thread(run: Callable[..., Result], tmp_path: Path) -> None:
     threads = tmp_path / "threads.sqlite"
     spec = f"{tmp_path / 'my_graphs.py'}:slow"

@@ -21,6 +21,8 @@ from autotelic.environments import make_environment
 from autotelic.serving import Gateway, Sampling, ScriptedBackend
 from autotelic.tools import McpServer, ToolsConfig, open_toolbox
 
+pytestmark = pytest.mark.e2e  # real servers, in processes of their own
+
 SCRIPT = Path(__file__).with_name("mcp_server.py")
 STDIO = McpServer(command=(sys.executable, str(SCRIPT)), permission="pure", seconds=20)
 
