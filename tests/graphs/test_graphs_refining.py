@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +170,37 @@ async def test_a_person_gets_the_best_answer_there_is_when_a_call_fails_and_the_
     dead.unblock(None)
     with pytest.raises(ServingError, match="the line is cut"):
         await build_refine(GraphContext(dead, strategy="self_refine")).ainvoke({"question": "What is it?"})
+
+
+class Parrot(BaseHTTPRequestHandler):
+    """An OpenAI-compatible server whose models say their names."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        said = {"index": 0, "message": {"role": "assistant", "content": asked["model"]}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}
+        whole = {"id": "x", "created": 1, "object": "chat.completion", "model": asked["model"]}
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps({**whole, "choices": [said], "usage": usage}).encode())
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.mark.parametrize("said", [["--other", "openai/second="], []])
+def test_other_models_speak_too(said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Parrot) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        others = [part + url if part.endswith("=") else part for part in said]
+        who = ("--remote", "openai/first", "--base-url", url, *others, "--threads", tmp_path / "threads.sqlite")
+        asked = ("--input", '{"question": "Who are you?"}', "--strategy", "debate(speakers=2, rounds=1)", "--json")
+        found = json.loads(invoke("run", "refine", *who, *asked).stdout)
+        server.shutdown()
+    assert {draft["answer"] for draft in found["drafts"]} == ({"first", "second"} if said else {"first"})
+    assert found["price"]["calls"] == 4
 
 
 def test_run_refine_refuses_a_strategy_before_it_starts_a_model() -> None:

@@ -54,6 +54,10 @@ def run_graph(
     strategy: Annotated[
         str, typer.Option(help="How the graph refine answers, e.g. reflexion(tries=2); see: strategies list.")
     ] = "self_consistency",
+    other: Annotated[
+        list[str] | None,
+        typer.Option(help="Another model that speaks in debate, mixture...: provider/name, or openai/NAME=URL."),
+    ] = None,
     calls: Annotated[int | None, typer.Option(min=1, help="Most calls of the model for an answer of refine.")] = None,
     thread: Annotated[str | None, typer.Option(help="Thread to begin or to go on with; else a new one.")] = None,
     start: Annotated[str | None, typer.Option("--from", help="Checkpoint of the thread to start from.")] = None,
@@ -78,7 +82,7 @@ def run_graph(
         raise UsageError("--answer goes on with what waits for it and --input begins anew. Give one of them.")
     build_strategy(strategy)  # a mistake is found before anything is started
     how = {"strategy": strategy, "budget": Budget(calls=calls)}
-    source = Source(run=run, model=model or DEFAULT_MODEL, remote=remote, base_url=base_url)
+    source = Source(run=run, model=model or DEFAULT_MODEL, remote=remote, base_url=base_url, others=tuple(other or ()))
     name = thread or uuid.uuid4().hex[:8]
     shown = _Shown(quiet=as_json, lines=events)
     tools, where = tools_config(tool, allow), {"thread": name, "start": start, "answer": reply}

@@ -57,6 +57,8 @@ class GraphContext:
     """Bound on one turn of the model, tokens."""
     picker: Picker | None = None
     """Offers a question a few of many tools; without it all that are allowed."""
+    others: tuple[Gateway, ...] = ()
+    """Other models that take part where a strategy of the graph `refine` lets several speak."""
     strategy: str = "self_consistency"
     """How the graph `refine` answers."""
     budget: Budget = field(default_factory=Budget)

@@ -61,6 +61,7 @@ def open_work(context: GraphContext, messages: Sequence[Message], question: str)
         max_tokens=context.max_tokens,
         toolbox=context.toolbox,
         bounds=context.bounds,
+        others=context.others,
         examples=examples_in(context.memory, Query(question, scopes=context.scopes)) if context.memory else None,
     )
 

@@ -38,6 +38,8 @@ class Source:
     """A model that LiteLLM calls, e.g. `openai/NAME`."""
     base_url: str | None
     """Address of an OpenAI-compatible server for `remote`."""
+    others: tuple[str, ...] = ()
+    """Models that take part beside it, by LiteLLM's names; `NAME=URL` for one on an OpenAI-compatible server."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,7 @@ async def open_source(source: Source, progress: Progress, *, log: str = "vllm.lo
     """
     async with AsyncExitStack() as stack:
         if source.remote:
-            gateway = Gateway(LiteLLMBackend(source.remote, base_url=source.base_url))
-            stack.push_async_callback(gateway.aclose)
-            yield Served(gateway)
+            yield Served(_remote(stack, source.remote, source.base_url))
             return
         if source.run is None:
             policy, log_file = await _base(stack, source.model, progress)
@@ -107,7 +107,8 @@ async def graph_context(source: Source, *, tools: ToolsConfig, progress: Progres
         for tool in toolbox.refused:
             progress.say(f"{tool.name} may not be called: allow {tool.name}, or its class {tool.permission}")
         served = await stack.enter_async_context(open_source(source, progress))
-        context = GraphContext(served.gateway, memory=memory, toolbox=toolbox)
+        others = tuple(_remote(stack, *other.partition("=")[::2]) for other in source.others)
+        context = GraphContext(served.gateway, memory=memory, toolbox=toolbox, others=others)
         if memory is not None:
             seen = config.memory
             context = replace(
@@ -120,6 +121,12 @@ async def graph_context(source: Source, *, tools: ToolsConfig, progress: Progres
             if config.tools.pick:
                 context = replace(context, picker=ToolPicker(embedder, config.tools.pick, config.tools.pinned))
         yield context
+
+
+def _remote(stack: AsyncExitStack, name: str, url: str | None) -> Gateway:
+    gateway = Gateway(LiteLLMBackend(name, base_url=url or None))
+    stack.push_async_callback(gateway.aclose)
+    return gateway
 
 
 async def _base(stack: AsyncExitStack, model: str, progress: Progress) -> tuple[PolicyFiles, Path]:
