@@ -22,6 +22,8 @@ from autotelic.memory import Demonstration, Query
 from autotelic.refinement import build_strategy
 from autotelic.store import DeliveryRow, Ledger, PolicyRow, RouteRow, StrategyRow
 
+pytestmark = pytest.mark.e2e
+
 NEAR, VOTE = "adapted(by='neighbours')", "adapted(self_consistency(n=3, batch=3), by='vote', n=4, agreement=0.75)"
 
 
