@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.graphs.test_graphs_running import FILE
+from tests.graphs.test_graphs_running import FILE, one_at_a_time
 from typer.testing import CliRunner
 
 from autotelic.cli.app import app
-from autotelic.core.errors import StoreError, UsageError
-from autotelic.graphs.running import open_threads
-from autotelic.graphs.thread_lease import thread_lease
+from autotelic.core.errors import UsageError
 
 pytestmark = pytest.mark.e2e
 
@@ -53,14 +51,7 @@ def test_a_thread_lives_in_postgresql(database: str, tmp_path: Path) -> None:
 
 
 async def test_one_at_a_time_goes_on_with_a_thread(database: str) -> None:
-    async with open_threads(database) as saver, open_threads(database) as other:
-        async with thread_lease(saver, "one"), thread_lease(saver, "two"):
-            for again in (saver, other):
-                with pytest.raises(StoreError, match="the thread 'one' just now"):
-                    async with thread_lease(again, "one"):
-                        pass
-        async with thread_lease(other, "one"):
-            pass
+    await one_at_a_time(database)
 
 
 def test_no_database_is_one_clear_line(tmp_path: Path) -> None:

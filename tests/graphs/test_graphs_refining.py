@@ -120,6 +120,10 @@ def test_a_budget_makes_rows_of_its_own(copied: Path) -> None:
     assert one["calls"] == 1 and one["stopped"] == 24
     ledger = Ledger(copied / "ledger.sqlite")
     assert {row.strategy for row in ledger.rows(StrategyRow)} == {"reflexion(tries=3) within 1 calls"}
+    for option, most, name in (("--tokens", 1, "1 tokens"), ("--seconds", 1e-3, "0.001 seconds")):
+        assert invoke("eval", copied, "--strategy", "reflexion(tries=3)", option, most).exit_code == 0
+        rows = ledger.rows(StrategyRow, strategy=f"reflexion(tries=3) within {name}")
+        assert len(rows) == 24 and any(row.stopped == option[2:] for row in rows)
     ledger.close()
 
 

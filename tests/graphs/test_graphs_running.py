@@ -236,8 +236,9 @@ def test_one_process_at_a_time_goes_on_with_a_thread(run: Callable[..., Result],
     assert data(run("slow", "--input", "{}", "--thread", "one", "--json"))["n"] == 2, "then it is free"
 
 
-async def test_one_task_at_a_time_goes_on_with_a_thread(tmp_path: Path) -> None:
-    async with open_threads(tmp_path / "threads.sqlite") as saver, open_threads(tmp_path / "threads.sqlite") as other:
+async def one_at_a_time(place: Path | str) -> None:
+    """Assert that a thread that is kept there has one writer."""
+    async with open_threads(place) as saver, open_threads(place) as other:
         async with thread_lease(saver, "one"), thread_lease(saver, "two"):
             for again in (saver, other):
                 with pytest.raises(StoreError, match="the thread 'one' just now"):
@@ -245,6 +246,10 @@ async def test_one_task_at_a_time_goes_on_with_a_thread(tmp_path: Path) -> None:
                         pass
         async with thread_lease(other, "one"):
             pass
+
+
+async def test_one_task_at_a_time_goes_on_with_a_thread(tmp_path: Path) -> None:
+    await one_at_a_time(tmp_path / "threads.sqlite")
 
 
 def test_events_are_lines_with_nodes_and_tokens(run: Callable[..., Result]) -> None:

@@ -194,6 +194,16 @@ def test_a_vote_is_won_by_a_largest_group(answers: list[str | None]) -> None:
     assert sum(won.counts) == len(real) and list(won.counts) == sorted(won.counts, reverse=True)
 
 
+def test_where_no_weight_tells_drafts_apart_numbers_do() -> None:
+    assert vote([draft("4"), draft("6"), draft("6")], [0.0, 0.0, 0.0]).winner.answer == "6"
+
+
+async def test_the_root_of_a_tree_is_what_the_model_answers_by_itself() -> None:
+    model = Model(judging(lambda _: True, in_turn("6")))
+    plain = work(Model(in_turn("6"))).prompt()
+    assert (await answer_task(monte_carlo(), work(model))).text == "6" and tuple(model.asked[0][0]) == plain
+
+
 @given(ANSWERS, st.integers(0, 4), st.sampled_from(["1", "2", "4"]))
 def test_what_is_decided_for_certain_cannot_be_turned(answers: list[str | None], left: int, more: str) -> None:
     won = vote([draft(a) for a in answers])
@@ -438,6 +448,7 @@ def test_a_text_builds_a_strategy_or_says_what_is_wrong() -> None:
     assert callable(build_strategy("reflexion(best_of(direct, n=3), tries=2)"))
     for text, said in {
         "self_consistency(n=0)": "greater than or equal to 1",
+        "self_consistency(n=1000000)": "less than or equal to 1000",
         "debate(topology='fall')": "'full', 'ring' or 'star'",
         "debate(speakers=1)": "greater than or equal to 2",
         "best_of(3)": "instance of Strategy",

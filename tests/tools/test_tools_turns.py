@@ -13,9 +13,10 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from autotelic.agents import Bounds, Conversation, ToolLoop
+from autotelic.agents import Attempt, Bounds, Conversation, ToolLoop
 from autotelic.core.dialect import read_turn, turn_schema
 from autotelic.core.words import Completion, Message, ToolCall
+from autotelic.graphs.acquire import tool_calls
 from autotelic.serving import Gateway, Sampling, ScriptedBackend
 from autotelic.store import Ledger, ToolCallRow
 from autotelic.tools import Toolbox, calculator, tool
@@ -54,24 +55,14 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     made.close()
 
 
+def attempted(talk: Conversation) -> Attempt:
+    return Attempt(talk.turns[-1].completion, talk.answer, None, talk.reason, calls=tuple(talk.calls))
+
+
 def kept(ledger: Ledger, talks: Sequence[Conversation]) -> list[ToolCallRow]:
     """Write the calls of conversations as a session does, and read them back."""
     start = ledger.count(ToolCallRow)
-    rows = [
-        ToolCallRow(
-            owner=f"{start}/{number}",
-            index=index,
-            round=start,
-            tool=record.call.name,
-            arguments=record.call.arguments,
-            ok=record.result.ok,
-            reason=record.result.reason,
-            content=record.result.content,
-            seconds=record.seconds,
-        )
-        for number, talk in enumerate(talks)
-        for index, record in enumerate(talk.calls)
-    ]
+    rows = [row for number, talk in enumerate(talks) for row in tool_calls(f"{start}/{number}", start, attempted(talk))]
     assert ledger.add(rows) == len(rows)
     return ledger.rows(ToolCallRow, round=start)
 

@@ -7,9 +7,9 @@ A conversation that outgrows the model is shortened: the oldest results of tools
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict
 
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
@@ -22,12 +22,11 @@ from autotelic.environments import plain_answer
 from autotelic.graphs.session import as_dicts
 from autotelic.memory import Kind, Memory, Query
 from autotelic.refinement import Budget
-from autotelic.serving import TOO_LONG, Gateway, Sampling, TooLong
+from autotelic.serving import TOO_LONG, Gateway, OnText, Sampling, TooLong
 from autotelic.tools import Toolbox
 
 __all__ = ["PLAIN", "AskState", "GraphContext", "build_ask", "opening"]
 
-T = TypeVar("T")
 PLAIN = "Answer the question. Reply with the answer only."
 TOOLED = "Answer the question with the help of tools."
 _SHORTEST = 300  # characters that are left of a tool's result
@@ -98,22 +97,9 @@ def build_ask(context: GraphContext) -> Any:
         return {"messages": as_dicts(messages), "memory_ids": ids, "calls": [], "turns": 0}
 
     async def draft(state: AskState) -> AskState:
-        sampling = Sampling(temperature=0.0, max_tokens=context.max_tokens)
         write = get_stream_writer()
-
-        def heard(text: str) -> None:
-            write({"node": "draft", "token": text})
-
-        async def ask(messages: list[Message]) -> Turn:
-            if loop.offered:
-                return await narrow.turn(messages, _records(state), sampling, heard)
-            (completion,) = await context.gateway.complete(messages, sampling, heard)
-            return Turn(completion, answer=plain_answer(completion.text))
-
-        narrow = await loop.narrowed(state["question"])
-        messages = [Message.model_validate(m) for m in state["messages"]]
         try:
-            messages, turn = await _fitting(ask, messages, state["question"])
+            messages, turn = await _turn(context, loop, state, lambda text: write({"node": "draft", "token": text}))
         except TooLong:
             return {"answer": None, "pending": [], "stopped": True, "reason": TOO_LONG}
         turns = state["turns"] + 1
@@ -172,20 +158,23 @@ async def _remembered(context: GraphContext, question: str, kind: Kind, k: int) 
     return (await context.memory.retrieve([query], k, **context.ranking))[0]
 
 
-async def _fitting(
-    ask: Callable[[list[Message]], Awaitable[T]], messages: list[Message], question: str
-) -> tuple[list[Message], T]:
-    """Ask with as much of a conversation as fits the model; return that much, and what came of it.
+async def _turn(context: GraphContext, loop: ToolLoop, state: AskState, heard: OnText) -> tuple[list[Message], Turn]:
+    """Ask with as much of the conversation as fits the model; return that much, and what the model said.
 
     Raises:
         TooLong: nothing more can be left out.
     """
+    messages = [Message.model_validate(m) for m in state["messages"]]
+    sampling = Sampling(temperature=0.0, max_tokens=context.max_tokens)
+    narrow = await loop.narrowed(state["question"])
     while True:
         try:
-            return messages, await ask(messages)
+            if loop.offered:
+                return messages, await narrow.turn(messages, _records(state), sampling, heard)
+            (completion,) = await context.gateway.complete(messages, sampling, heard)
+            return messages, Turn(completion, answer=plain_answer(completion.text))
         except TooLong:
-            shorter = _shorter(messages, question)
-            if shorter is None:
+            if (shorter := _shorter(messages, state["question"])) is None:
                 raise
             messages = shorter
 

@@ -78,11 +78,20 @@ async def reached(strategy: Strategy, work: Work, *, partly: bool = False) -> An
 
 
 def examples_in(memory: Memory, query: Query, *, before_round: int | None = None) -> Examples:
-    """Return what finds the turns of demonstrations in a memory; `before_round` is as in `Memory.retrieve`."""
+    """Return what finds the turns of demonstrations in a memory, once for an answer.
+
+    Args:
+        memory: where it looks.
+        query: for what.
+        before_round: see `Memory.retrieve`.
+    """
+    known: dict[int, list[tuple[Message, ...]]] = {}
 
     async def find(k: int) -> list[tuple[Message, ...]]:
-        [found] = await memory.retrieve([query], k, before_round=before_round)
-        return [one.messages for one in found if isinstance(one, Demonstration)]
+        if k not in known:
+            [found] = await memory.retrieve([query], k, before_round=before_round)
+            known[k] = [one.messages for one in found if isinstance(one, Demonstration)]
+        return known[k]
 
     return find
 

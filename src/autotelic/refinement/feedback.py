@@ -139,7 +139,7 @@ def critic(inner: Strategy | None = None, *, rounds: Count = 1) -> Strategy:
             answer = None if talk.answer is None else work.form.parse(work.task, talk.answer)
             if answer is None or not any(record.result.ok for record in talk.calls):
                 break
-            history.append(Draft(text=answer, answer=answer, by="critic"))
+            history.append(Draft(text=talk.answer or answer, answer=answer, by="critic"))
             same, best = answer == best.answer, history[-1]
             work.note(_settled(best, "critic", history))
             if same:

@@ -152,7 +152,8 @@ class Work:
     logprobs: bool = False
     """Whether drafts are to say how certain the model was."""
     may_check: bool = False
-    """Whether the environment's checker may be used while answering (public tests; never a hidden key)."""
+    """Whether the environment's checker may be used while answering: in rollouts, which are checked anyway, and where
+    tests are public; never where a hidden key measures the answer."""
     others: tuple[Gateway, ...] = ()
     """Other models that may take part."""
     routes: Mapping[str, str] = field(default_factory=dict)
