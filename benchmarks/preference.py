@@ -26,8 +26,9 @@ from autotelic.cli.bars import Bars
 from autotelic.core.run_dir import RunDir
 from autotelic.evaluation import paired_bootstrap
 from autotelic.graphs.actions import train_candidate
+from autotelic.graphs.acts import Say, Who
 from autotelic.graphs.chats import Chats, open_chats
-from autotelic.graphs.chatting import Say, Who, build_chat
+from autotelic.graphs.chatting import build_chat
 from autotelic.graphs.source import Source
 from autotelic.store import Ledger
 from autotelic.tools import ToolsConfig

@@ -14,24 +14,10 @@ from langgraph.types import interrupt
 
 from autotelic.core.errors import ServingError, UsageError
 from autotelic.core.words import Message
+from autotelic.graphs.acts import Accept, Attached, Choose, Compare, Edit, Rate, Reject, Retry, Say, Turn, Who, Wrong
 from autotelic.graphs.ask import GraphContext
 from autotelic.graphs.chats import Chats, open_chats
-from autotelic.graphs.chatting import (
-    Accept,
-    Attached,
-    ChatContext,
-    Choose,
-    Compare,
-    Edit,
-    Rate,
-    Reject,
-    Retry,
-    Say,
-    Turn,
-    Who,
-    Wrong,
-    build_chat,
-)
+from autotelic.graphs.chatting import ChatContext, build_chat
 from autotelic.graphs.oversight import answer, decided
 from autotelic.serving import Gateway, Sampling, ScriptedBackend
 from autotelic.store import ApprovalRow, DecisionRow, Ledger

@@ -14,9 +14,10 @@ from typer.testing import CliRunner, Result
 
 from autotelic.cli.app import app
 from autotelic.core.errors import UsageError
+from autotelic.graphs.acts import Said, Turn
 from autotelic.graphs.ask import GraphContext
 from autotelic.graphs.chats import Chat, open_chats
-from autotelic.graphs.chatting import ChatContext, Said, Turn, build_chat
+from autotelic.graphs.chatting import ChatContext, build_chat
 from autotelic.graphs.feedback import feedback_of, keep_feedback
 from autotelic.serving import Gateway, ScriptedBackend
 from autotelic.store import CurationRow, ExampleRow, FeedbackRow, GateRow, Ledger, SuiteRow

@@ -24,7 +24,8 @@ from pydantic import Field
 
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Frozen
-from autotelic.graphs.chatting import Act, ChatState, Turn, turns_of
+from autotelic.graphs.acts import Act, Turn
+from autotelic.graphs.chatting import ChatState, turns_of
 from autotelic.graphs.running import NO_REPLY, Event, is_postgres, open_threads, stream
 
 __all__ = ["Chat", "Chats", "open_chats"]

@@ -13,18 +13,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
-from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from autotelic.agents import CallRecord, Critic, ToolLoop
 from autotelic.core.dialect import answering
 from autotelic.core.errors import UsageError
 from autotelic.core.seeds import derive
-from autotelic.core.words import Critique, Frozen, Message, ToolCall
+from autotelic.core.words import Frozen, Message, ToolCall
+from autotelic.graphs.acts import TALK, Said, Say, Turn, Who, acted, prompt_of, read_act
 from autotelic.graphs.ask import GraphContext, opening
 from autotelic.graphs.refine import open_work
 from autotelic.graphs.strategy_solver import reached
@@ -32,188 +32,9 @@ from autotelic.refinement import build_strategy
 from autotelic.serving import Sampling, TooLong
 from autotelic.tools import ToolResult
 
-__all__ = [
-    "TALK",
-    "Accept",
-    "Act",
-    "Attached",
-    "ChatContext",
-    "ChatState",
-    "Choose",
-    "Compare",
-    "Edit",
-    "Rate",
-    "Reject",
-    "Retry",
-    "Said",
-    "Say",
-    "Turn",
-    "Who",
-    "Wrong",
-    "build_chat",
-    "prompt_of",
-]
+__all__ = ["ChatContext", "ChatState", "Speaking", "build_chat", "turns_of"]
 
-TALK = "You are a helpful assistant."
 _MEND = "That is not right yet: {fault}\nReply with the mended answer only."
-_MOST_CHARACTERS = 200_000
-
-
-class Attached(Frozen):
-    """A text file that was given with a question."""
-
-    name: str
-    """File name; directories in it are left out."""
-    text: str = Field(max_length=_MOST_CHARACTERS)
-    """Contents."""
-
-    @field_validator("name")
-    @classmethod
-    def _bare(cls, name: str) -> str:
-        return name.replace("\\", "/").rpartition("/")[2][-100:] or "file"
-
-
-class Who(Frozen):
-    """Who answers."""
-
-    policy: int | None = None
-    """Number of a policy, `None` for the champion or the only one."""
-    strategy: str | None = None
-    """How; by default drafts, critiques and revisions one can watch."""
-
-
-class Say(Frozen):
-    """Ask, or go on talking."""
-
-    kind: Literal["say"] = "say"
-    """Always `say`."""
-    text: str = Field(min_length=1, max_length=_MOST_CHARACTERS)
-    """What is said."""
-    files: tuple[Attached, ...] = ()
-    """What is given with it."""
-    who: Who = Who()
-    """Who is to answer."""
-
-
-class Wrong(Frozen):
-    """Say what is wrong with the answer; it is revised."""
-
-    kind: Literal["wrong"] = "wrong"
-    """Always `wrong`."""
-    text: str = Field(min_length=1, max_length=4000)
-    """What is wrong."""
-
-
-class Retry(Frozen):
-    """Have the last question answered again."""
-
-    kind: Literal["retry"] = "retry"
-    """Always `retry`."""
-    who: Who = Who()
-    """By whom."""
-
-
-class Compare(Frozen):
-    """Have the last question answered by two, not told apart, to choose from."""
-
-    kind: Literal["compare"] = "compare"
-    """Always `compare`."""
-    who: tuple[Who, Who]
-    """Between whom."""
-
-
-class Choose(Frozen):
-    """Choose one of two compared answers."""
-
-    kind: Literal["choose"] = "choose"
-    """Always `choose`."""
-    index: Literal[0, 1]
-    """Which, as they were shown."""
-
-
-class Edit(Frozen):
-    """Write the answer as it should be."""
-
-    kind: Literal["edit"] = "edit"
-    """Always `edit`."""
-    text: str = Field(min_length=1, max_length=_MOST_CHARACTERS)
-    """The answer."""
-
-
-class Accept(Frozen):
-    """Take the answer as it is."""
-
-    kind: Literal["accept"] = "accept"
-    """Always `accept`."""
-
-
-class Reject(Frozen):
-    """Do not take the answer."""
-
-    kind: Literal["reject"] = "reject"
-    """Always `reject`."""
-
-
-class Rate(Frozen):
-    """Say how good the answer is."""
-
-    kind: Literal["rate"] = "rate"
-    """Always `rate`."""
-    stars: int = Field(ge=1, le=5)
-    """From 1, bad, to 5, good."""
-
-
-Act = Annotated[Say | Wrong | Retry | Compare | Choose | Edit | Accept | Reject | Rate, Field(discriminator="kind")]
-_ACTS: TypeAdapter[Any] = TypeAdapter(Act)
-
-
-class Said(Frozen):
-    """One draft of an answer, and what the critic thinks of it."""
-
-    text: str
-    """The draft."""
-    policy: int | None = None
-    """Whose it is."""
-    calls: tuple[CallRecord, ...] = ()
-    """Tools that were called for it, in their order, with what came of each."""
-    critique: Critique | None = None
-    """The critic's judgement, if one was asked for."""
-
-
-class Turn(Frozen):
-    """A question, how its answer came to be, and what the person made of it."""
-
-    id: str
-    """Unique in the thread and its forks."""
-    question: str
-    """What was said."""
-    files: tuple[Attached, ...] = ()
-    """What was given with it."""
-    who: Who = Who()
-    """Who was asked to answer."""
-    memory_ids: tuple[str, ...] = ()
-    """What the memory contributed."""
-    drafts: tuple[Said, ...] = ()
-    """Drafts, in their order; a retry begins anew."""
-    complaints: tuple[str, ...] = ()
-    """What the person said was wrong, in its order."""
-    pair: tuple[Said, Said] | None = None
-    """Two answers to choose from."""
-    chosen: Literal[0, 1] | None = None
-    """Which of them was chosen."""
-    answer: str | None = None
-    """The answer that stands, `None` while there is none."""
-    before: str | None = None
-    """What an edit replaced."""
-    verdict: Literal["accepted", "rejected", "edited"] | None = None
-    """What the person made of it."""
-    stars: int | None = None
-    """How the person rated it, 1 to 5."""
-
-    def asked(self) -> str:
-        """The question as the model gets it, files first."""
-        parts = [f"{file.name}:\n{file.text}" for file in self.files]
-        return "\n\n".join([*parts, self.question])
 
 
 class _Work(Frozen):
@@ -311,7 +132,7 @@ class _Chat:
             return {**_with([*turns, turn]), "work": None}
         if not turns:
             raise UsageError(f"there is nothing to {act.kind}: nothing was said yet.")
-        return {**_with([*turns[:-1], _acted(turns[-1], act)]), "work": None}
+        return {**_with([*turns[:-1], acted(turns[-1], act)]), "work": None}
 
     def after_hearing(self, state: ChatState) -> str:
         kind = read_act(state.get("act")).kind
@@ -469,57 +290,9 @@ class _Chat:
         return (await answers.gateway.complete(messages, sampling, heard))[0].text.strip()
 
 
-def read_act(given: Any) -> Any:
-    """Read an act.
-
-    Raises:
-        UsageError: it is none.
-    """
-    try:
-        return _ACTS.validate_python(given)
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'act'}: {e['msg']}" for e in error.errors()[:3])
-        raise UsageError(f"this is no act: {faults}. An act is, e.g., {{'kind': 'say', 'text': 'hello'}}.") from None
-
-
 def turns_of(state: ChatState) -> list[Turn]:
     """Return the conversation."""
     return [Turn.model_validate(turn) for turn in state.get("turns") or ()]
-
-
-def prompt_of(turns: list[Turn]) -> list[Message]:
-    """Return the conversation up to the last question, as it is put to the model and as it is trained."""
-    messages = [Message(role="system", content=TALK)]
-    for turn in turns[:-1]:
-        if turn.answer is not None and turn.verdict != "rejected":
-            messages.append(Message(role="user", content=turn.asked()))
-            messages.append(Message(role="assistant", content=turn.answer))
-    return [*messages, Message(role="user", content=turns[-1].asked())]
-
-
-def _acted(turn: Turn, act: Any) -> Turn:
-    """Return the last turn after an act that concerns it."""
-    if isinstance(act, Retry):
-        fresh = {"who": act.who, "drafts": (), "complaints": (), "answer": None, "before": None}
-        return turn.model_copy(update={**fresh, "pair": None, "chosen": None, "verdict": None, "stars": None})
-    if isinstance(act, Compare):
-        return turn
-    if isinstance(act, Choose):
-        if turn.pair is None:
-            raise UsageError("there is nothing to choose from. Compare two answers first.")
-        text = turn.pair[act.index].text
-        return turn.model_copy(update={"chosen": act.index, "answer": text, "verdict": "accepted"})
-    if turn.answer is None:
-        raise UsageError(f"there is no answer yet to {act.kind}.")
-    if isinstance(act, Wrong):
-        more = {"complaints": (*turn.complaints, act.text), "verdict": None}
-        return turn.model_copy(update=more)
-    if isinstance(act, Edit):
-        before = turn.answer if turn.before is None else turn.before
-        return turn.model_copy(update={"before": before, "answer": act.text, "verdict": "edited"})
-    if isinstance(act, Rate):
-        return turn.model_copy(update={"stars": act.stars})
-    return turn.model_copy(update={"verdict": "accepted" if isinstance(act, Accept) else "rejected"})
 
 
 def _fault(turn: Turn) -> str | None:

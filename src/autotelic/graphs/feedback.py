@@ -6,8 +6,8 @@ all, a consent that is withdrawn leaves none.
 
 from __future__ import annotations
 
+from autotelic.graphs.acts import Turn, prompt_of
 from autotelic.graphs.chats import Chat
-from autotelic.graphs.chatting import Turn, prompt_of
 from autotelic.graphs.session import as_dicts
 from autotelic.store import FeedbackRow, Ledger
 

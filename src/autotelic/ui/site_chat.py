@@ -29,9 +29,10 @@ from autotelic.core.errors import AutotelicError, UsageError
 from autotelic.core.registry import available
 from autotelic.core.run_dir import RunDir
 from autotelic.core.words import Frozen, PolicyState
+from autotelic.graphs.acts import Attached, Turn
 from autotelic.graphs.ask import GraphContext
 from autotelic.graphs.chats import Chat, open_chats
-from autotelic.graphs.chatting import Attached, ChatContext, Turn, build_chat
+from autotelic.graphs.chatting import ChatContext, build_chat
 from autotelic.graphs.feedback import keep_feedback
 from autotelic.graphs.running import Event
 from autotelic.serving import Gateway, ScriptedBackend

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autotelic.core.errors import UsageError
-from autotelic.graphs.chats import Chat, Chats
-from autotelic.graphs.chatting import (
+from autotelic.graphs.acts import (
     Accept,
     Attached,
     Choose,
@@ -28,6 +27,7 @@ from autotelic.graphs.chatting import (
     Who,
     Wrong,
 )
+from autotelic.graphs.chats import Chat, Chats
 from autotelic.graphs.feedback import keep_feedback
 from autotelic.graphs.holdings import forget_items
 from autotelic.graphs.running import Event

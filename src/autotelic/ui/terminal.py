@@ -19,7 +19,7 @@ from rich.text import Text
 
 from autotelic.agents import CallRecord
 from autotelic.core.errors import AutotelicError, MissingPackage
-from autotelic.graphs.chatting import Said, Turn
+from autotelic.graphs.acts import Said, Turn
 from autotelic.graphs.running import Event
 from autotelic.ui.talk import COMMANDS, Note, Talk
 
