@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from autotelic.core.words import Canary, PolicyFiles
+from autotelic.core.words import PolicyFiles
 from autotelic.serving import PolicyServer, ServingConfig, resolve_model
 
 TEXTS = (
@@ -35,6 +35,7 @@ def make(source: Path, out: Path, noise: float) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from autotelic.core.hashing import sha256_of_weights
+    from autotelic.training.weights import canary_of
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
@@ -43,14 +44,9 @@ def make(source: Path, out: Path, noise: float) -> None:
         for name, weights in model.named_parameters():
             if noise and ".layers." in name and weights.ndim == 2:
                 weights.add_(torch.randn_like(weights) * weights.std() * noise)
-        token_ids = [tokenizer(text)["input_ids"] for text in TEXTS]
-        rows = []
-        for ids in token_ids:
-            logprobs_T_V = torch.log_softmax(model(torch.tensor([ids])).logits[0].float(), dim=-1)
-            rows.append(logprobs_T_V[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist())
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    canary = Canary.model_validate({"token_ids": token_ids, "logprobs": rows})
+    canary = canary_of(model.eval(), tokenizer, TEXTS)
     policy = PolicyFiles(number=0, path=str(out), sha256=sha256_of_weights(out), canary=canary)
     (out / "policy.json").write_text(policy.model_dump_json())
 

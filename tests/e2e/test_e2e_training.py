@@ -76,13 +76,13 @@ async def test_two_policies_in_a_row(tmp_path: Path) -> None:
     assert read_card(tmp_path / "policies" / "policy-2").parent == 1
 
     loaded = load_model(Path(policy.path))
-    rows = [list(ids) for ids in policy.canary.token_ids[len(CANARY_TEXTS) :]]
-    again = canary_of(loaded.model.eval(), loaded.tokenizer, CANARY_TEXTS, rows)
+    (texts,), (ids,) = fingerprint.canary.token_ids, policy.canary.token_ids
+    assert ids[: len(texts)] == texts and len(ids) > len(texts), "the fixed texts, then what was trained on"
+    again = canary_of(loaded.model.eval(), loaded.tokenizer, CANARY_TEXTS, [list(ids[len(texts) :])])
     assert again.token_ids == policy.canary.token_ids
-    for found, told in zip(again.logprobs, policy.canary.logprobs, strict=True):
-        assert found == pytest.approx(told, abs=1e-3)
-    texts = slice(len(CANARY_TEXTS))
-    assert fingerprint.canary.logprobs != first.canary.logprobs[texts] != second.canary.logprobs[texts]
+    assert again.logprobs[0] == pytest.approx(policy.canary.logprobs[0], abs=1e-3)
+    said = [one.canary.logprobs[0][: len(texts) - 1] for one in (fingerprint, first, second)]
+    assert said[0] != said[1] != said[2]
 
     from transformers import AutoModelForCausalLM
 

@@ -267,9 +267,9 @@ class Canary(Frozen):
     """
 
     token_ids: tuple[tuple[int, ...], ...]
-    """One sequence of token ids per canary text."""
+    """Sequences of token ids: the fixed texts, then what the policy was trained on."""
     logprobs: tuple[tuple[float, ...], ...]
-    """Natural-log probability of every token but the first, given the tokens before it; shape [texts][tokens - 1]."""
+    """Log-probability (natural) of every token but the first, given those before it; shape [sequences][tokens - 1]."""
 
 
 class PolicyFiles(Frozen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
@@ -10,7 +11,6 @@ from autotelic.core.words import Origin
 from autotelic.evaluation import RoundStatistics, check_alarms, paired_bootstrap
 from autotelic.graphs.session import Session
 from autotelic.store import AlarmRow, EpisodeRow, EvaluationRow, GateRow, ProposalRow
-from autotelic.training import CANARY_TEXTS
 
 __all__ = ["raise_alarms"]
 
@@ -64,9 +64,12 @@ def _tokens(rows: list[EvaluationRow]) -> float | None:
 
 
 def _general_text(s: Session, policy: int) -> float:
-    """Mean log-probability of the fixed canary texts, which the trainer computed from the policy's own weights."""
-    rows = s.policy(policy).canary.logprobs[: len(CANARY_TEXTS)]
-    return fmean(value for row in rows for value in row)
+    """Mean log-probability of the fixed canary texts, which the trainer computed from the policy's own weights.
+
+    They are all of the base's canary, and the beginning of every other.
+    """
+    base, own = (list(chain.from_iterable(s.policy(number).canary.logprobs)) for number in (0, policy))
+    return fmean(own[: len(base)])
 
 
 def _gains(s: Session) -> list[float | None]:

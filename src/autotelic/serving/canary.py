@@ -22,7 +22,7 @@ __all__ = ["Indistinguishable", "Rows", "Tolerance", "agreement", "difference", 
 _COMPARED = 0.75
 
 Rows = tuple[tuple[float, ...], ...]
-"""Log-probabilities, nats; shape [texts][tokens - 1]."""
+"""Log-probabilities, nats; shape [sequences][tokens - 1]."""
 
 
 class Indistinguishable(DeliveryError):

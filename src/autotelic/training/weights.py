@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,21 +152,20 @@ def copy_companions(base: Path, out: Path) -> None:
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def canary_of(model: Any, tokenizer: Any, texts: tuple[str, ...], rows: list[list[int]] | None = None) -> Canary:
-    """Return the log-probabilities of every token of `texts` and `rows` under `model`, softmax in float32.
+    """Return the log-probabilities of `texts` and then `rows` under `model`, softmax in float32.
+
+    They are one sequence: a server is asked for it in a third less time than for seven (1 against 7: 0.18 and 0.25 s),
+    because it computes the language-model head sequence by sequence.
 
     Args:
         model: A model with stock attention.
         tokenizer: Its tokenizer; texts get no special tokens.
-        texts: Texts of two tokens or more.
-        rows: Further sequences, as token ids.
+        texts: What every policy's canary begins with.
+        rows: What follows, as token ids.
     """
-    sequences = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts] + (rows or [])
-    width = max(map(len, sequences))
-    # Padding on the right needs no mask: causal attention never looks there.
-    ids_B_T = torch.tensor([s + [0] * (width - len(s)) for s in sequences], device=model.device)
-    logits = model(input_ids=ids_B_T, use_cache=False).logits[:, :-1].float()
-    chosen = logits.gather(2, ids_B_T[:, 1:, None])[..., 0] - logits.logsumexp(-1)
-    return Canary(
-        token_ids=tuple(tuple(s) for s in sequences),
-        logprobs=tuple(tuple(p[: len(s) - 1]) for p, s in zip(chosen.tolist(), sequences, strict=True)),
-    )
+    parts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts] + (rows or [])
+    sequence = list(chain.from_iterable(parts))
+    ids_T = torch.tensor(sequence, device=model.device)
+    logits_T_V = model(input_ids=ids_T[None], use_cache=False).logits[0, :-1].float()
+    chosen_T = logits_T_V.gather(1, ids_T[1:, None])[:, 0] - logits_T_V.logsumexp(-1)
+    return Canary(token_ids=(tuple(sequence),), logprobs=(tuple(chosen_T.tolist()),))
