@@ -43,7 +43,6 @@ from autotelic.memory.embedder import Vectors
 from autotelic.serving import Gateway, Indistinguishable, Sampling, ServingConfig
 from autotelic.serving.model import ModelFiles
 from autotelic.training import (
-    CANARY_TEXTS,
     CanaryResult,
     Card,
     TrainingJob,
@@ -302,9 +301,7 @@ def _card(job: TrainingJob, result: TrainingResult, examples: Sequence[TrainingE
 
 
 def _canary(skill: float) -> Canary:
-    return Canary(
-        token_ids=tuple((1, 2, 3) for _ in CANARY_TEXTS), logprobs=tuple((-2.0, skill - 3.0) for _ in CANARY_TEXTS)
-    )
+    return Canary(token_ids=((1, 2, 3),), logprobs=((-2.0, skill - 3.0),))
 
 
 def write_skill(directory: Path, skill: float, made_by: str) -> None:
@@ -389,6 +386,7 @@ _PASSING = {
     "run": {"id", "started_at", "finished_at"},
     "policy": {"created_at"},
     "node": {"attempts", "seconds"},
+    "refinement": {"seconds"},
 }
 
 

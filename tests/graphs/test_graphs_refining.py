@@ -17,11 +17,12 @@ from typer.testing import CliRunner, Result
 from autotelic.cli.app import app
 from autotelic.cli.strategies import split_strategies
 from autotelic.core.errors import ServingError, UsageError
+from autotelic.evaluation import write_report
 from autotelic.graphs import GraphContext, Outcome, build_refine
 from autotelic.graphs.strategy_solver import reached
 from autotelic.refinement import Budget, build_strategy, direct
 from autotelic.serving import Gateway, TooLong, Unavailable
-from autotelic.store import EpisodeRow, EvaluationRow, ExampleRow, Ledger, StrategyRow
+from autotelic.store import EpisodeRow, EvaluationRow, ExampleRow, Ledger, RefinementRow, StrategyRow
 
 Play = Callable[..., tuple[Outcome, Ledger]]
 WAYS = "direct, self_consistency(n=4, batch=2), reflexion(tries=2)"
@@ -82,6 +83,10 @@ def test_a_strategy_makes_the_answers_that_are_trained_on(play: Play) -> None:
     episodes = {e.id: e for e in ledger.rows(EpisodeRow)}
     refined = [e for e in episodes.values() if e.memory_ids]
     assert refined and all(e.answer == e.text and e.completion_tokens > len(e.text) for e in refined), "three votes"
+    how = {row.episode: row for row in ledger.rows(RefinementRow)}
+    assert how.keys() == {e.id for e in refined} and {row.strategy for row in how.values()} == {vote}
+    assert all(len(row.drafts) == 3 and row.calls == 2 for row in how.values()), "the greedy answer, then two samples"
+    assert all(how[e.id].completion_tokens == e.completion_tokens and not how[e.id].stopped for e in refined)
     later = [e for e in episodes.values() if e.round == 2 and not e.memory_ids]
     assert later and all(e.completion_tokens == len(e.text) for e in later), "a champion's bare attempts are direct"
     trained = ledger.rows(ExampleRow, role="solver", origin="new")
@@ -99,6 +104,23 @@ def test_rollouts_may_be_chosen_by_the_checker(play: Play) -> None:
         return sum(score or 0 for score in scores) / len(scores)
 
     assert rate(chosen) > rate(plain) + 0.1
+
+
+def test_a_report_counts_what_revisions_mended_and_a_budget_stopped(play: Play, tmp_path: Path) -> None:
+    told = {"samples": 4, "bare": 0.0, "strategy": "reflexion(tries=3, by='checker')"}
+    _, free = play(small(solve=told, rounds=1), "free")
+    right = {id_ for id_, score in free.columns(EpisodeRow, "id", "score") if score == 1.0}
+    rows = free.rows(RefinementRow)
+    revised = [row for row in rows if row.revised]
+    mended = [row for row in revised if row.first_score != 1.0 and row.episode in right]
+    assert mended and all(row.episode in right for row in revised if row.first_score == 1.0)
+    shown = write_report(tmp_path / "free", free)["rounds"][0]["refinement"]
+    assert (shown["answers"], shown["mended"]) == (len(rows), len(mended))
+    assert shown["spoiled"] == shown["stopped"] == 0
+    assert "mended / spoiled" in (tmp_path / "free" / "report.html").read_text()
+    _, tight = play(small(solve=told | {"budget": {"calls": 2}}, rounds=1), "tight")
+    rows = tight.rows(RefinementRow)
+    assert max(row.calls for row in rows) == 2 and {row.stopped for row in rows} == {"", "calls"}
 
 
 def test_a_strategy_that_cannot_work_is_refused_at_once(play: Play) -> None:

@@ -52,6 +52,7 @@ async def test_a_typed_function_is_a_tool() -> None:
         ('{"city": "Ulm", "unit": "K"}', "unit: 'K' is not one of"),
         ('{"city": "Ulm", "days": "2"}', "days: '2' is not of type 'integer'"),
         ('{"city": "Ulm", "days": NaN}', "NaN is not a number"),
+        ('{"city": "Ulm", "days": 1e999}', "Out of range float"),
         ('{"city": "Ulm", "city": "Rome"}', "'city' is given twice"),
         ('{"city": "Ulm", "moon": 1}', "'moon' was unexpected"),
         ('{"city": "' + "x" * 300_000 + '"}', "at most 200000"),

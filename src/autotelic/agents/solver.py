@@ -42,8 +42,6 @@ class Attempt:
     """The same without what memory added."""
     tools: tuple[dict[str, Any], ...] = ()
     """Tools that the prompt offered, in OpenAI's form."""
-    lessons: tuple[str, ...] = ()
-    """Advice with which a wrong first draft became this right answer."""
 
 
 class Solver:

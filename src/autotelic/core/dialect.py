@@ -77,7 +77,8 @@ def strict_json(text: str) -> Any:
     if len(text) > _MAX_TEXT:
         raise ValueError(f"{len(text)} characters, at most {_MAX_TEXT} are allowed")
     found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
-    json.dumps(found, ensure_ascii=False).encode()  # half a character, `"\ud800"`, is found here
+    # Half a character, `"\ud800"`, is found here, and a number beyond all floats, `1e999`.
+    json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
     return found
 
 

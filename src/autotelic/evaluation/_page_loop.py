@@ -219,7 +219,7 @@ def trajectories(report: Json) -> str:
     return section(
         "trajectories",
         "Trajectories",
-        f'{_calls(rounds)}<div class="rounds">{"".join(parts)}</div>' if parts else "",
+        f'{_calls(rounds)}{_refined(rounds)}<div class="rounds">{"".join(parts)}</div>' if parts else "",
         lead="Some right and some wrong, from as many families as can be. What memory added to a prompt is folded: "
         "training does not see it.",
     )
@@ -236,6 +236,26 @@ def _calls(rounds: list[Json]) -> str:
         for tool, by in r["tools"].items()
     ]
     return table(["", "tool", *map(_words, reasons)], rows, caption="Calls of tools in episodes") if rows else ""
+
+
+def _refined(rounds: list[Json]) -> str:
+    """What a strategy cost and did in rollouts; nothing where there was none."""
+    rows = [
+        [
+            f"round {r['round']}",
+            found["strategy"],
+            str(found["answers"]),
+            f"{found['calls']:.1f}",
+            f"{found['tokens']:,.0f}",
+            f"{found['seconds']:.2f}",
+            f"{found['mended']} / {found['spoiled']}",
+            str(found["stopped"]),
+        ]
+        for r in rounds
+        if (found := r["refinement"])
+    ]
+    head = ["", "strategy", "answers", "calls", "tokens", "seconds", "mended / spoiled", "stopped"]
+    return table(head, rows, caption="Answers found by a strategy in rollouts, means of each") if rows else ""
 
 
 def _transcript(sample: Json) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from sqlmodel import col, select
@@ -22,6 +23,7 @@ from autotelic.store import (
     Ledger,
     NodeRow,
     ProposalRow,
+    RefinementRow,
     SuiteRow,
     ToolCallRow,
 )
@@ -33,6 +35,7 @@ __all__ = [
     "delivery",
     "funnel",
     "proposer",
+    "refinement",
     "samples",
     "seconds",
     "solver",
@@ -65,6 +68,25 @@ def tools(ledger: Ledger, round: int) -> dict[str, dict[str, int]]:
         if not row.owner.startswith("eval/"):
             calls.setdefault(row.tool, Counter())[row.reason] += 1
     return {tool: dict(sorted(found.items())) for tool, found in sorted(calls.items())}
+
+
+def refinement(ledger: Ledger, round: int) -> Json | None:
+    """What the strategy of the round's rollouts cost (means) and did: stopped answers, flips of revised ones."""
+    rows = ledger.rows(RefinementRow, round=round)
+    if not rows:
+        return None
+    scores = dict(ledger.columns(EpisodeRow, "id", "score", round=round))
+    flips = [(solved(row.first_score), solved(scores[row.episode])) for row in rows if row.first_score is not None]
+    return {
+        "strategy": rows[0].strategy,
+        "answers": len(rows),
+        "calls": fmean(row.calls for row in rows),
+        "tokens": fmean(row.prompt_tokens + row.completion_tokens for row in rows),
+        "seconds": fmean(row.seconds for row in rows),
+        "stopped": sum(bool(row.stopped) for row in rows),
+        "mended": flips.count((False, True)),
+        "spoiled": flips.count((True, False)),
+    }
 
 
 def delivery(ledger: Ledger, round: int, candidate: int | None) -> tuple[float | None, Json | None]:

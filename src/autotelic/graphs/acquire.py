@@ -19,11 +19,20 @@ from autotelic.environments import solved
 from autotelic.graphs.remembering import recall
 from autotelic.graphs.session import Session, as_dicts
 from autotelic.graphs.solve import SolveState, build_solve
-from autotelic.graphs.strategy_solver import StrategySolver
+from autotelic.graphs.strategy_solver import RefinedAttempt, StrategySolver, how_found
 from autotelic.memory import Lesson
 from autotelic.selection import Answered, Candidate, Tried, contamination, focused, luck, worth_of_cells
 from autotelic.serving import Sampling
-from autotelic.store import CritiqueRow, EpisodeRow, ExampleRow, ProposalRow, SuiteRow, TaskRow, ToolCallRow
+from autotelic.store import (
+    CritiqueRow,
+    EpisodeRow,
+    ExampleRow,
+    ProposalRow,
+    RefinementRow,
+    SuiteRow,
+    TaskRow,
+    ToolCallRow,
+)
 
 __all__ = [
     "balanced_sample",
@@ -218,11 +227,23 @@ async def solve(s: Session, round: int, champion: int) -> dict[str, Any]:
         rows = episodes(round, champion, helped, result)
         for row in rows:
             row.sandbox = s.environment.sandbox or ""
-        calls = [tool_calls(row.id, round, a) for row, a in zip(rows, result["attempts"], strict=True)]
+        made = list(zip(rows, result["attempts"], strict=True))
+        calls = [tool_calls(row.id, round, attempt) for row, attempt in made]
+        found = [(row, attempt) for row, attempt in made if isinstance(attempt, RefinedAttempt)]
         if s.config.memory.lessons:
             # Not seen before the next round; if what follows fails, the same lessons come again.
-            await s.memory.add(_lessons(task, rows, result["attempts"]))
-        s.ledger.add([*rows, *chain.from_iterable(calls)])
+            await s.memory.add(_lessons(task, found))
+        how = [
+            RefinementRow(
+                episode=row.id,
+                round=round,
+                strategy=str(settings.strategy),
+                first_score=attempt.first_score,
+                **how_found(attempt.found),
+            )
+            for row, attempt in found
+        ]
+        s.ledger.add([*rows, *chain.from_iterable(calls), *how])
 
     await s.each("solve", todo, roll_out, done=len(wanted) - len(todo))
     return {"episodes": s.ledger.count(EpisodeRow, round=round)}
@@ -276,7 +297,7 @@ def tool_calls(owner: str, round: int, attempt: Attempt) -> list[ToolCallRow]:
     ]
 
 
-def _lessons(task: Task, rows: Sequence[EpisodeRow], attempts: Sequence[Attempt]) -> list[Lesson]:
+def _lessons(task: Task, made: Sequence[tuple[EpisodeRow, RefinedAttempt]]) -> list[Lesson]:
     """Return as lessons the advice with which a strategy turned a wrong draft into a right answer."""
     return [
         Lesson(
@@ -289,7 +310,7 @@ def _lessons(task: Task, rows: Sequence[EpisodeRow], attempts: Sequence[Attempt]
             advice=advice,
             right=(row.id,),
         )
-        for row, attempt in zip(rows, attempts, strict=True)
+        for row, attempt in made
         for index, advice in enumerate(attempt.lessons)
     ]
 

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from autotelic.agents import Bounds
 from autotelic.core.words import Frozen
 from autotelic.evaluation import AlarmConfig, GateConfig, SkillGateConfig
+from autotelic.refinement import Budget
 from autotelic.serving import ServingConfig
 from autotelic.tools import ToolsConfig
 
@@ -66,6 +67,8 @@ class SolveConfig(Frozen):
     strategy: str | None = None
     """How attempts with help are answered, e.g. `self_consistency(n=8)`; by default directly. What it finds is trained
     as one answer to the bare prompt."""
+    budget: Budget | None = None
+    """How much one answer by the strategy may cost: `calls`, `tokens`, `seconds`."""
     bounds: Bounds = Bounds(calls=2, turns=4, call_first=True)
     """How far an answer with tools may go; `max_tokens` then bounds each turn."""
 

@@ -13,7 +13,7 @@ from autotelic.evaluation import full_marks
 from autotelic.graphs.adapting import Prepared, prepared
 from autotelic.graphs.remembering import recall
 from autotelic.graphs.session import Session
-from autotelic.graphs.strategy_solver import current_prompts, current_routes, reached, work_of
+from autotelic.graphs.strategy_solver import current_prompts, current_routes, first_score, how_found, reached, work_of
 from autotelic.memory import Demonstration, Lesson
 from autotelic.refinement import Adapting, Answer, Budget, build_strategy
 from autotelic.store import StrategyRow
@@ -76,8 +76,7 @@ async def answer_suite_by(
             opening = solver.messages(task, examples, advice)
             answer = await reached(made.strategy, work_of(s, task, opening, budget, policy, round or None))
             score = (await s.environment.check(task, answer.text)).score
-            first = answer.draft.of[0] if answer.draft.revised and answer.draft.of else None
-            began = None if first is None else (await s.environment.check(task, first.answer)).score
+            began = await first_score(s.environment, task, answer.draft)
             row = _row(key, task, answer, score, began)
             s.ledger.add([_with_adaptation(row, made, len(tasks))])
 
@@ -124,12 +123,5 @@ def _row(key: dict[str, Any], task: Task, answer: Answer, score: float | None, f
         answer=answer.text,
         score=full_marks(score),
         first_score=full_marks(first),
-        revised=answer.draft.revised,
-        stopped=answer.stopped,
-        calls=answer.price.calls,
-        prompt_tokens=answer.price.prompt_tokens,
-        cached_tokens=answer.price.cached_tokens,
-        completion_tokens=answer.price.completion_tokens,
-        seconds=answer.price.seconds,
-        drafts=[draft.model_dump(include={"by", "answer", "score", "certainty"}) for draft in answer.draft.of],
+        **how_found(answer),
     )

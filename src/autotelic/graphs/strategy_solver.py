@@ -4,20 +4,59 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 from autotelic.agents import Attempt, Solver
 from autotelic.core.errors import ServingError
 from autotelic.core.seeds import derive
-from autotelic.core.words import Completion, Message, Task
+from autotelic.core.words import Completion, Message, Score, Task
 from autotelic.environments import solved
 from autotelic.graphs.session import Session
 from autotelic.memory import Demonstration, Memory, Query
-from autotelic.refinement import Answer, Budget, Examples, Meter, Strategy, Work, answer_task, build_strategy
+from autotelic.refinement import (
+    Answer,
+    Budget,
+    Draft,
+    Examples,
+    Form,
+    Meter,
+    Strategy,
+    Work,
+    answer_task,
+    build_strategy,
+)
 from autotelic.serving import TOO_LONG, Sampling
 from autotelic.store import Ledger, PromptRow, RouteRow
 
-__all__ = ["StrategySolver", "current_prompts", "current_routes", "examples_in", "reached", "work_of"]
+__all__ = [
+    "RefinedAttempt",
+    "StrategySolver",
+    "current_prompts",
+    "current_routes",
+    "examples_in",
+    "first_score",
+    "how_found",
+    "reached",
+    "work_of",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinedAttempt(Attempt):
+    """An answer that a strategy found."""
+
+    found: Answer
+    """How it came to be, and its price."""
+    first_score: Score
+    """Of the first draft, where the answer is a revision."""
+
+    @property
+    def lessons(self) -> tuple[str, ...]:
+        """Advice with which a wrong first draft became this right answer."""
+        mended = self.found.draft.revised and solved(self.score) and not solved(self.first_score)
+        return self.found.lessons if mended else ()
 
 
 class StrategySolver(Solver):
@@ -36,7 +75,7 @@ class StrategySolver(Solver):
         return await asyncio.gather(*(self._answer(task, messages, sampling, i) for i in range(sampling.n)))
 
     async def _answer(self, task: Task, messages: Sequence[Message], sampling: Sampling, index: int) -> Attempt:
-        work = work_of(self._session, task, messages)
+        work = work_of(self._session, task, messages, self._session.config.solve.budget)
         # What is learned from is checked anyway, so here a strategy may ask the checker too.
         seed = derive(sampling.seed or 0, "strategy", index)
         work = replace(work, temperature=sampling.temperature, seed=seed, may_check=True)
@@ -49,15 +88,32 @@ class StrategySolver(Solver):
             policy=self._gateway.policy,
         )
         asked = found.steps[0].messages if found.steps else None
+        first = await first_score(self._environment, task, found.draft)
+        attempt = partial(RefinedAttempt, completion, prompt=asked, found=found, first_score=first)
         if found.text is None:
             reason = "stopped" if found.stopped else "no_answer"
-            return Attempt(completion, None, 0.0, TOO_LONG if found.stopped == TOO_LONG else reason, prompt=asked)
+            return attempt(None, 0.0, TOO_LONG if found.stopped == TOO_LONG else reason)
         checked = await self._environment.check(task, found.text)
-        helped = found.lessons and solved(checked.score) and found.draft.revised
-        if helped and solved((await self._environment.check(task, found.draft.of[0].answer)).score):
-            helped = False  # it was right without
-        lessons = found.lessons if helped else ()
-        return Attempt(completion, found.text, checked.score, checked.reason, prompt=asked, lessons=lessons)
+        return attempt(found.text, checked.score, checked.reason)
+
+
+async def first_score(form: Form, task: Task, draft: Draft) -> Score:
+    """Have the first draft of a revised answer checked; `None` where nothing was revised."""
+    return (await form.check(task, draft.of[0].answer)).score if draft.revised and draft.of else None
+
+
+def how_found(found: Answer) -> dict[str, Any]:
+    """Return how an answer came to be and its price, as the ledger's rows have it."""
+    return {
+        "revised": found.draft.revised,
+        "stopped": found.stopped,
+        "calls": found.price.calls,
+        "prompt_tokens": found.price.prompt_tokens,
+        "cached_tokens": found.price.cached_tokens,
+        "completion_tokens": found.price.completion_tokens,
+        "seconds": found.price.seconds,
+        "drafts": [one.model_dump(include={"by", "answer", "score", "certainty"}) for one in found.draft.of],
+    }
 
 
 async def reached(strategy: Strategy, work: Work, *, partly: bool = False) -> Answer:

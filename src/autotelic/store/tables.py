@@ -30,6 +30,7 @@ __all__ = [
     "PromptCallRow",
     "PromptRow",
     "ProposalRow",
+    "RefinementRow",
     "RunRow",
     "SkillRow",
     "SuiteRow",
@@ -300,7 +301,32 @@ class SkillRow(SQLModel, table=True):
     evidence: dict[str, Any] = _json(default_factory=dict)
 
 
-class StrategyRow(SQLModel, table=True):
+class _Refined(SQLModel):
+    """How a strategy came to an answer, and its price."""
+
+    first_score: float | None = None
+    """Of the first draft, where the answer is a revision; else `None`."""
+    revised: bool = False
+    stopped: str = ""
+    calls: int
+    prompt_tokens: int
+    cached_tokens: int = 0
+    completion_tokens: int
+    seconds: float
+    drafts: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON, nullable=False)
+    """Drafts that the answer was made from: `by`, `answer`, `score`, `certainty`."""
+
+
+class RefinementRow(_Refined, table=True):
+    """How an episode's answer was found, where a strategy found it."""
+
+    __tablename__ = "refinement"
+    episode: str = Field(primary_key=True)
+    round: int = Field(index=True)
+    strategy: str
+
+
+class StrategyRow(_Refined, table=True):
     """One task of a suite, answered by a strategy, and what that cost."""
 
     __tablename__ = "strategy"
@@ -313,17 +339,6 @@ class StrategyRow(SQLModel, table=True):
     family: str
     answer: str | None = None
     score: float | None = None
-    first_score: float | None = None
-    """Of the first draft, where the answer is a revision; else `None`."""
-    revised: bool = False
-    stopped: str = ""
-    calls: int
-    prompt_tokens: int
-    cached_tokens: int = 0
-    completion_tokens: int
-    seconds: float
-    drafts: list[dict[str, Any]] = _json(default_factory=list)
-    """Drafts that the answer was made from: `by`, `answer`, `score`, `certainty`."""
 
 
 class RouteRow(SQLModel, table=True):

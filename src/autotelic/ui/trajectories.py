@@ -11,7 +11,16 @@ from sqlalchemy import ColumnElement, func, or_
 from sqlmodel import SQLModel, col, select
 
 from autotelic.core.words import Frozen, Task
-from autotelic.store import CritiqueRow, CurationRow, EpisodeRow, Ledger, ProposalRow, TaskRow, ToolCallRow
+from autotelic.store import (
+    CritiqueRow,
+    CurationRow,
+    EpisodeRow,
+    Ledger,
+    ProposalRow,
+    RefinementRow,
+    TaskRow,
+    ToolCallRow,
+)
 from autotelic.ui.browse import PAGE
 
 __all__ = ["ROLES", "Filter", "Listed", "listed", "newest", "page", "trajectory", "values"]
@@ -98,7 +107,7 @@ def values(ledger: Ledger, role: str = "solver") -> dict[str, list[Any]]:
 
 
 def trajectory(ledger: Ledger, id: str) -> dict[str, Any] | None:
-    """Return all that is known of a solver's or proposer's: row, task, calls, critiques, fate; `None` without one."""
+    """Return all that is known of a solver's or proposer's, from its task to its fate; `None` without one."""
     row = ledger.get(EpisodeRow, id) or ledger.get(ProposalRow, id)
     if row is None:
         return None
@@ -107,6 +116,7 @@ def trajectory(ledger: Ledger, id: str) -> dict[str, Any] | None:
         "role": "solver" if isinstance(row, EpisodeRow) else "proposer",
         "row": row,
         "task": task,
+        "refinement": ledger.get(RefinementRow, id),
         "calls": ledger.rows(ToolCallRow, owner=id, order="index"),
         "critiques": ledger.rows(CritiqueRow, trajectory_id=id),
         "fates": ledger.rows(CurationRow, item_id=id),
