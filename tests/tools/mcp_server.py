@@ -32,6 +32,13 @@ def wait(seconds: float) -> str:
 
 
 @server.tool()
+async def freeze(seconds: float) -> str:
+    """Hold up the whole server."""
+    time.sleep(seconds)  # noqa: ASYNC251 - that is what it is for
+    return "thawed"
+
+
+@server.tool()
 def die() -> str:
     """End the server's process."""
     os._exit(1)

@@ -47,7 +47,15 @@ def url() -> Iterator[str]:
 async def test_the_tools_of_a_server_are_called(over: str, url: str) -> None:
     server = STDIO if over == "stdio" else McpServer(url=url, permission="pure", seconds=20)
     async with open_toolbox(ToolsConfig(mcp={"house": server})) as toolbox:
-        assert {tool.name for tool in toolbox.allowed} == {"add", "fail", "wait", "die", "secrets", "books_find"}
+        assert {tool.name for tool in toolbox.allowed} == {
+            "add",
+            "fail",
+            "wait",
+            "freeze",
+            "die",
+            "secrets",
+            "books_find",
+        }
         added = await toolbox.call("add", '{"left": 2, "right": 40}')
         assert (added.ok, added.content) == (True, "42")
         found = await toolbox.call("books_find", {"title": "Emma"})
@@ -75,7 +83,15 @@ async def test_a_tool_that_hangs_is_a_result_and_secrets_stay_here(monkeypatch: 
         seen = await toolbox.call("secrets", {})
         assert "PATH" in seen.content and "HOUSE_SECRET" not in seen.content
         late = await toolbox.call("wait", {"seconds": 60})
-        assert not late.ok and late.reason in ("timeout", "failed")
+        assert not late.ok and late.reason in ("timeout", "failed") and "lost" not in late.content
+
+
+async def test_a_server_that_hangs_as_a_whole_is_started_again() -> None:
+    server = STDIO.model_copy(update={"seconds": 10.0})
+    async with open_toolbox(ToolsConfig(mcp={"house": server})) as toolbox:
+        hung = await toolbox.call("freeze", {"seconds": 600})
+        assert not hung.ok and "it is there again" in hung.content
+        assert (await toolbox.call("add", {"left": 1, "right": 1})).content == "2"
 
 
 async def test_a_server_that_died_is_started_again(tmp_path: Path) -> None:

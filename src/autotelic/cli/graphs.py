@@ -87,20 +87,7 @@ def run_graph(
     shown = _Shown(quiet=as_json, lines=events)
     tools, where = tools_config(tool, allow), {"thread": name, "start": start, "answer": reply}
     last = asyncio.run(_run(graph, payload, source, tools, how, shown, threads, **where))
-    if as_json:
-        state = last.data if last.kind == "end" and isinstance(last.data, dict) else {"question": last.data}
-        show({**state, "thread": name}, True, "")
-    elif not events:
-        found = last.data.get("answer", last.data) if isinstance(last.data, dict) else last.data
-        if found is not None:
-            out.print(str(found), soft_wrap=True, markup=False)
-        sys.stderr.write(f"thread {name}: go on with --thread {name}\n")
-    if last.kind == "question":
-        raise typer.Exit(3)
-    if isinstance(last.data, dict) and last.data.get("answer", "") is None:
-        why = last.data.get("reason") or last.data.get("stopped") or "the graph does not say why"
-        sys.stderr.write(f"autotelic: there is no answer: {_WHY.get(str(why), why)}\n")
-        raise typer.Exit(1)
+    _end(last, name, as_json=as_json, events=events)
 
 
 @graphs.command("list")
@@ -172,6 +159,24 @@ class _Shown:
             sys.stderr.write("\n" * self._speaking + f"[{event.node}]\n")
             self._speaking = False
         sys.stderr.flush()
+
+
+def _end(last: Event, name: str, *, as_json: bool, events: bool) -> None:
+    """Show what the last event says, and end with the exit code that goes with it."""
+    if as_json:
+        state = last.data if last.kind == "end" and isinstance(last.data, dict) else {"question": last.data}
+        show({**state, "thread": name}, True, "")
+    elif not events:
+        found = last.data.get("answer", last.data) if isinstance(last.data, dict) else last.data
+        if found is not None:
+            out.print(str(found), soft_wrap=True, markup=False)
+        sys.stderr.write(f"thread {name}: go on with --thread {name}\n")
+    if last.kind == "question":
+        raise typer.Exit(3)
+    if isinstance(last.data, dict) and last.data.get("answer", "") is None:
+        why = last.data.get("reason") or last.data.get("stopped") or "the graph does not say why"
+        sys.stderr.write(f"autotelic: there is no answer: {_WHY.get(str(why), why)}\n")
+        raise typer.Exit(1)
 
 
 async def _run(

@@ -115,10 +115,10 @@ class _Connection:
             await asyncio.wait({self._holder})
 
     async def call(self, name: str, arguments: dict[str, Any]) -> CallToolResult:
-        """Call a tool; if the server turns out to be lost, connect again.
+        """Call a tool; if the server turns out to be lost, or to hang as a whole, connect again.
 
         Raises:
-            ServerLost: it was lost while the tool was called, and what the call did there is not known.
+            ServerLost: that was so while the tool was called, and what the call did there is not known.
         """
         from mcp import MCPError
         from mcp.types import REQUEST_TIMEOUT
@@ -127,10 +127,11 @@ class _Connection:
         try:
             return await client.call_tool(name, arguments)
         except Exception as error:
-            if (isinstance(error, MCPError) and error.code == REQUEST_TIMEOUT) or await self._answers(client):
+            if await self._answers(client):
                 raise
             client = await self._mended(client)
-            if self._server.permission not in _REPEATABLE:
+            late = isinstance(error, MCPError) and error.code == REQUEST_TIMEOUT  # it would be late again
+            if late or self._server.permission not in _REPEATABLE:
                 raise ServerLost(
                     "the server was lost during the call, and it is not known what was done; it is there again"
                 ) from error
@@ -157,7 +158,8 @@ class _Connection:
 
     async def _answers(self, client: Client) -> bool:
         try:
-            await client.list_tools(cache_mode="bypass")
+            async with asyncio.timeout(_SIGN_SECONDS):
+                await client.list_tools(cache_mode="bypass")
         except Exception:
             return False
         return True
@@ -168,6 +170,8 @@ class ServerLost(Exception):
 
 
 _REPEATABLE = ("pure", "reads")
+_SIGN_SECONDS = 5.0
+"""Within this time a server that is not lost lists its tools, also while it works."""
 _MAX_PAGES = 1000
 
 
@@ -210,7 +214,8 @@ def _tool(connection: _Connection, offered: Any, server: McpServer) -> Tool | No
             offered.description or "",
             offered.input_schema,
             call,
-            seconds=2 * server.seconds + 1,  # the client's own bounds come first, on connecting again and on the call
+            # The client's own bounds come first, on the call, the sign and connecting again.
+            seconds=2 * server.seconds + _SIGN_SECONDS + 1,
             permission=server.permission,
         )
     except UsageError as error:
