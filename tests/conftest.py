@@ -7,8 +7,13 @@ machine. What takes long comes first, or one worker ends it alone.
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 TOGETHER = {"sandbox", "training"}
 SESSIONS = "tests/e2e/test_e2e_self_play.py"

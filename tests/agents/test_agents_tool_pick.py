@@ -88,7 +88,7 @@ async def test_pinned_tools_are_always_in() -> None:
 
 
 @given(st.permutations(TOOLS), st.text(max_size=40), st.integers(1, 5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 async def test_the_order_of_the_tools_decides_nothing(tools: list[Tool], question: str, k: int) -> None:
     chosen = await picked(question, k, tools)
     assert len(chosen) == k and set(chosen) == set(await picked(question, k))

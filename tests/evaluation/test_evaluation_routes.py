@@ -68,7 +68,7 @@ SCORES = st.lists(st.sampled_from([0.0, 1.0]), min_size=30, max_size=30)
 
 
 @given(SCORES, SCORES, st.integers(0, 5000), st.floats(0, 0.1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_is_chosen_gains_more_than_it_costs(
     before: list[float], after: list[float], more: int, price: float
 ) -> None:

@@ -60,7 +60,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 
 
 @given(PAIRS, st.integers(0, 3))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_paired_bootstrap_properties(pairs: list[tuple[float | None, float | None]], seed: int) -> None:
     before, after = [b for b, _ in pairs], [a for _, a in pairs]
     found = paired_bootstrap(before, after, resamples=200, seed=seed)
@@ -122,7 +122,7 @@ def test_wilson_golden_values_and_edges() -> None:
 
 
 @given(SCORES)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_estimate_properties(scores: list[float | None]) -> None:
     found = estimate(scores, resamples=200)
     known = [s for s in scores if s is not None]

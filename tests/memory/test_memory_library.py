@@ -253,7 +253,7 @@ async def test_killed_while_adding_truth_and_index_agree_again(tmp_path: Path, m
 
 
 @given(st.integers(2, 12), st.integers(0, 2**16))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_what_makes_room_is_part_of_the_closest_pair(n: int, seed: int) -> None:
     matrix = np.random.default_rng(seed).normal(size=(n, 5)).astype(np.float32)
     matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)

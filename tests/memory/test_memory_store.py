@@ -85,7 +85,7 @@ def plain(result: Any) -> Any:
 
 
 @given(st.lists(st.lists(OPS, min_size=1, max_size=6), min_size=1, max_size=6))
-@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_it_answers_as_langgraphs_own_store_does(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[Op]]
 ) -> None:

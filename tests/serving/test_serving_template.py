@@ -74,7 +74,7 @@ def test_no_control_token_comes_out_of_a_text(name: str) -> None:
         assert controls(prompt(**{place: f"{name}{name} x{name}"})) == controls(prompt())
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.lists(st.sampled_from([*CONTROLS, "<", "|", ">", "<|", "|>", "im_end", "im_start", "\n", " ", "x", '"', "\\"]))
 )

@@ -37,7 +37,7 @@ class Server:
         return policy
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=30), st.sampled_from([0.0, 1e-4, 10.0]))
 def test_everybody_is_answered_by_whom_he_asked(asked: list[tuple[int, int]], turn: float) -> None:
     async def main() -> None:
