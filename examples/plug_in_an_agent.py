@@ -1,7 +1,8 @@
-"""An agent of your own as the solver of a self-play session: plain LangChain, nothing of Autotelic in it.
+r"""An agent of your own as the solver of a self-play session: plain LangChain, nothing of Autotelic in it.
 
     pip install langchain langchain-openai
-    autotelic self-play configs/quickstart.yaml solver=examples/plug_in_an_agent.py:agent solve.max_tokens=80
+    autotelic self-play configs/quickstart.yaml solver=examples/plug_in_an_agent.py:agent solve.max_tokens=80 \
+        "environment.families=[gcd, spell_backward]"
 
 Its model calls go to the policy of the session, each is recorded with its tools and token ids, and what led to a right
 answer is trained. The model has to be made where the graph is made: its address is another one in each episode.
