@@ -24,9 +24,8 @@ from autotelic.serving import PolicyServer, ServingConfig, resolve_model
 TEXTS = (
     "The quick brown fox jumps over the lazy dog, and the dog, who has seen foxes before, does not even lift his head.",
     "def fibonacci(n):\n    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)\n\nprint(fibonacci(10))",
-    "Question: what is the greatest common divisor of 84 and 36? Answer: 12. Question: spell house backward. Answer:",
-    "If a train leaves at nine and arrives at noon, the journey takes three hours. A second train leaves at ten.",
 )
+"""Together 69 tokens, as in the canaries of the trainer."""
 
 
 def make(source: Path, out: Path, noise: float) -> None:

@@ -179,13 +179,21 @@ class PolicyServer:
     async def _swap(self, policy: PolicyFiles, held: PolicyFiles) -> Proof:
         """Replace the weights of the running server, which holds those of `held`."""
         same = asyncio.to_thread(same_weights, Path(policy.path), Path(held.path))
-        before, equal, _ = await asyncio.gather(self._ask(policy), same, _check_hash(policy))
+        before, equal = await asyncio.gather(self._ask(policy), same)
         if equal or policy.sha256 == held.sha256:
             raise Indistinguishable(
                 f"policy-{policy.number} has the very weights of policy-{held.number}: nothing was learned. "
                 "Go on with that one, or train for longer or with a higher learning rate."
             )
-        served = await self._replace(policy, policy)
+        # Beside the load, which computes on one core: both read the same pages, and the gateway is closed.
+        served, checked = await asyncio.gather(
+            self._replace(policy, policy), _check_hash(policy), return_exceptions=True
+        )
+        if isinstance(checked, BaseException):
+            await self._put_back(policy, held, before)
+            raise checked
+        if isinstance(served, BaseException):
+            raise served
         try:
             return prove(policy, served, before, self._tolerance)
         except Indistinguishable:

@@ -13,8 +13,6 @@ __all__ = ["CANARY_TEXTS", "CanaryJob", "CanaryResult", "TrainingJob", "Training
 CANARY_TEXTS = (
     "The capital of France is Paris, and the capital of Japan is",
     "def fibonacci(n):\n    return n if n < 2 else fibonacci(n - 1) +",
-    "If a train leaves at nine and arrives at noon, the journey takes three",
-    "one two three four five six seven eight nine ten",
 )
 """Fixed texts of every canary. The trainer adds rows it has trained on, so that two policies never look alike."""
 

@@ -36,8 +36,8 @@ from autotelic.training.weights import Loaded, load_model
 
 __all__ = ["SFT", "FastSFTTrainer", "SFTConfig", "tokenize"]
 
-_CANARY_ROWS = 3
-_CANARY_TOKENS = 24
+_CANARY_ROWS = 2
+_CANARY_TOKENS = 16
 
 
 class SFTConfig(Frozen):
