@@ -32,8 +32,9 @@ from autotelic.store import EvaluationRow, Ledger, StrategyRow
 STRATEGIES = (
     "direct,few_shot,self_consistency(few_shot(pool=24), n=8, heat=0.0),guided,self_consistency(n=8),"
     "self_consistency(n=8, weigh='certainty'),self_consistency(n=8, weigh='critic'),best_of(n=8),"
-    "best_of(n=8, by='critic'),universal,contrastive,self_refine,reflexion,plan_and_solve,least_to_most,"
-    "tree_of_thoughts,monte_carlo,debate,mixture,conversation,prompted,auto,adapted(by='neighbours'),adapted(by='vote')"
+    "best_of(n=8, by='likelihood'),best_of(n=8, by='critic'),universal,contrastive,self_refine,reflexion,"
+    "plan_and_solve,least_to_most,tree_of_thoughts,monte_carlo,debate,mixture,conversation,prompted,auto,adapted(by='neighbours'),"
+    "adapted(by='vote')"
 )
 SIDES = ("base", "base+memory", "champion", "champion+memory")
 

@@ -13,6 +13,7 @@ STRATEGIES = {
     "guided(regex='critic')": False,
     "self_consistency(n=3)": False,
     "self_consistency(n=3, weigh='certainty')": False,
+    "self_consistency(n=3, weigh='likelihood')": False,
     "self_consistency(n=3, weigh='critic')": True,
     "self_consistency(self_refine, n=2)": True,
     "best_of(n=2)": False,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
@@ -22,7 +24,7 @@ from tests.refinement.kit import (
 )
 
 from autotelic.core.errors import UsageError
-from autotelic.core.words import Message
+from autotelic.core.words import Completion, Message
 from autotelic.refinement import (
     Budget,
     Draft,
@@ -48,7 +50,7 @@ from autotelic.refinement import (
     universal,
     vote,
 )
-from autotelic.serving import Gateway
+from autotelic.serving import Gateway, Sampling
 from autotelic.tools import Toolbox, tool
 
 
@@ -137,13 +139,36 @@ async def test_drafts_are_as_hot_as_they_are_asked_to_be() -> None:
         assert model.asked[-1][1].temperature == heat
 
 
-async def test_certainty_outweighs_numbers_and_chooses_the_best() -> None:
+async def test_likelihood_outweighs_numbers_and_chooses_the_best() -> None:
     said = [("4", -5.0), ("4", -5.0), ("6", -0.1)]
-    weighed = await answer_task(self_consistency(n=3, batch=3, weigh="certainty"), work(Model(in_turn(*said))))
+    weighed = await answer_task(self_consistency(n=3, batch=3, weigh="likelihood"), work(Model(in_turn(*said))))
     assert weighed.text == "6"
-    chosen = await answer_task(best_of(n=3), work(Model(in_turn(*said))))
+    chosen = await answer_task(best_of(n=3, by="likelihood"), work(Model(in_turn(*said))))
     assert (chosen.text, chosen.draft.score) == ("6", -0.1)
     assert [d.score for d in chosen.draft.of] == [-5.0, -5.0, -0.1]
+
+
+class Sure(Model):
+    """Tells the likeliest tokens of each place of its answers, by answer."""
+
+    places: ClassVar[dict[str, tuple[dict[str, float], ...]]] = {
+        # Of equal likelihood, so nothing stands out; a place that a guide left no choice in says nothing.
+        "4": ({"4": -0.7, "5": -0.7}, {"}": 0.0, "x": -9999.0}),
+        # One of two is nearly sure, though it was the other that was sampled.
+        "6": ({"7": -0.01, "6": -4.61},),
+    }
+
+    async def complete(self, messages: Sequence[Message], sampling: Sampling, policy: int | None) -> list[Completion]:
+        assert sampling.alternatives == 20 and not sampling.logprobs
+        found = await super().complete(messages, sampling, policy)
+        return [one.model_copy(update={"alternatives": self.places[one.text]}) for one in found]
+
+
+async def test_certainty_is_how_far_one_token_stands_out_and_outweighs_numbers() -> None:
+    weighed = await answer_task(self_consistency(n=3, batch=3, weigh="certainty"), work(Sure(in_turn("4", "4", "6"))))
+    assert weighed.text == "6"
+    chosen = await answer_task(best_of(n=3), work(Sure(in_turn("4", "4", "6"))))
+    assert chosen.text == "6" and [d.score for d in chosen.draft.of] == pytest.approx([0.7, 0.7, 2.31])
 
 
 async def test_best_of_by_the_critic_and_by_the_checker_where_it_may_be_used() -> None:

@@ -9,12 +9,10 @@ from typing import Annotated
 from pydantic import Field
 
 from autotelic.core.words import Message
-from autotelic.refinement.work import Draft, Share, Strategy, Work, side_by_side, strategy_of
+from autotelic.refinement.work import LIKELIEST, Draft, Share, Strategy, Work, side_by_side, strategy_of
 
 __all__ = ["contrastive"]
 
-_LIKELIEST = 20
-"""Tokens that the server tells the log-probabilities of; OpenAI's bound."""
 _BLANK = "..."
 """A question that asks nothing."""
 
@@ -57,7 +55,7 @@ async def _next(work: Work, messages: tuple[Message, ...], text: str) -> Mapping
     """Return the likeliest next tokens after `text`, with their log-probabilities."""
     begun = (Message(role="assistant", content=text),) if text else ()
     (said,) = await work.ask(
-        (*messages, *begun), temperature=0.0, max_tokens=1, alternatives=_LIKELIEST, unfinished=bool(text)
+        (*messages, *begun), temperature=0.0, max_tokens=1, alternatives=LIKELIEST, unfinished=bool(text)
     )
     return said.alternatives[0] if said.alternatives else {}
 

@@ -16,10 +16,12 @@ from autotelic.core.seeds import derive
 from autotelic.core.words import Message
 from autotelic.environments import KnowsForm
 from autotelic.refinement.voting import decided, vote
-from autotelic.refinement.work import Count, Draft, Heat, Share, Strategy, Work, strategy_of
+from autotelic.refinement.work import Count, Draft, Heat, Share, Strategy, Surety, Work, strategy_of
 from autotelic.serving import Sampling
 
 __all__ = ["best_of", "direct", "guided", "self_consistency", "tool_loop", "universal"]
+
+_SURETIES: dict[str, Surety] = {"certainty": "certainty", "likelihood": "likelihood"}
 
 
 def direct() -> Strategy:
@@ -84,7 +86,7 @@ def self_consistency(
     n: Count = 8,
     batch: Count | None = None,
     confidence: Share = 0.95,
-    weigh: Literal["equal", "certainty", "critic"] = "equal",
+    weigh: Literal["equal", "certainty", "likelihood", "critic"] = "equal",
     heat: Heat | None = None,
 ) -> Strategy:
     """The most frequent answer of up to `n` drafts.
@@ -98,14 +100,15 @@ def self_consistency(
         n: most drafts.
         batch: drafts between two looks at the vote; half of `n` by default, `n` never stops early.
         confidence: see `decided`.
-        weigh: `certainty` weighs a draft by its tokens' mean probability, `critic` by the critic's confidence.
+        weigh: `certainty` weighs a draft by the model's certainty of it, `likelihood` by its tokens' mean probability,
+            `critic` by the critic's confidence.
         heat: temperature of the drafts after the first; by default the work's.
     """
     inner = inner or direct()
     step = batch or max(2, n // 2)
 
     async def one(work: Work) -> Draft:
-        asked = replace(work.heated(heat), logprobs=weigh == "certainty")
+        asked = replace(work.heated(heat), surety=_SURETIES.get(weigh))
         drafts = list(await inner(asked.aside(), 1))
         work.note(_voted(drafts))
         made = 1
@@ -133,25 +136,24 @@ def best_of(
     inner: Strategy | None = None,
     *,
     n: Count = 8,
-    by: Literal["certainty", "critic", "checker"] = "certainty",
+    by: Literal["certainty", "likelihood", "critic", "checker"] = "certainty",
     heat: Heat | None = None,
 ) -> Strategy:
     """The best of `n` drafts.
 
-    Sources: arXiv 2110.14168 (best of n by a verifier); arXiv 2502.18581 (self-certainty). Deviations: certainty is the
-    mean log-probability of the tokens that were sampled, because the server gives no whole distributions; drafts that
-    nothing is known of, because what made them gives no log-probabilities, vote.
+    Sources: arXiv 2110.14168 (best of n by a verifier); arXiv 2502.18581 (self-certainty). Deviations: see `Surety`;
+    drafts that nothing is known of, because what made them gives no log-probabilities, vote.
 
     Args:
         inner: makes the drafts; `direct` by default.
         n: drafts.
-        by: who chooses: the model's certainty, the critic, or the environment's checker where that may be used.
+        by: the model's certainty or likelihood, the critic, or the environment's checker where that may be used.
         heat: temperature of the drafts; by default the work's.
     """
     inner = inner or direct()
 
     async def one(work: Work) -> Draft:
-        desk = replace(work.heated(heat), logprobs=by == "certainty").branch(0)
+        desk = replace(work.heated(heat), surety=_SURETIES.get(by)).branch(0)
         drafts = await inner(desk, n)
         scores = await _scores(work, drafts, by)
         scored = [draft.model_copy(update={"score": score}) for draft, score in zip(drafts, scores, strict=True)]
@@ -204,16 +206,18 @@ async def _scores(work: Work, drafts: Sequence[Draft], by: str) -> list[float | 
     """Return what is thought of each draft; of equal answers the critic is asked once. The best so far is noted."""
     known: dict[str | None, float | None] = {}
     for draft in drafts:
-        if by != "certainty" and draft.answer not in known:
+        if by not in _SURETIES and draft.answer not in known:
             known[draft.answer] = await _said_of(work, draft, by)
             work.note(max((one for one in drafts if one.answer in known), key=lambda one: known[one.answer] or 0.0))
-    return [draft.certainty if by == "certainty" else known[draft.answer] for draft in drafts]
+    return [draft.certainty if by in _SURETIES else known[draft.answer] for draft in drafts]
 
 
 def _weight(score: float | None, weigh: str) -> float:
     """Return what a draft's word counts; of what nothing is known, as much as a coin says."""
-    if weigh == "certainty":
+    if weigh == "likelihood":
         return 1.0 if score is None else math.exp(score)
+    if weigh == "certainty":
+        return 1.0 if score is None else score
     return 0.5 if score is None else score
 
 

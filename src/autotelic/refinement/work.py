@@ -14,7 +14,8 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
+from statistics import fmean
+from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import Field
 
@@ -28,6 +29,7 @@ from autotelic.serving import Gateway, Sampling
 from autotelic.tools import Toolbox
 
 __all__ = [
+    "LIKELIEST",
     "Answer",
     "Count",
     "Draft",
@@ -36,6 +38,7 @@ __all__ = [
     "Heat",
     "Share",
     "Strategy",
+    "Surety",
     "Work",
     "answer_task",
     "side_by_side",
@@ -51,6 +54,18 @@ Share = Annotated[float, Field(ge=0, le=1)]
 """A parameter in [0, 1]."""
 Heat = Annotated[float, Field(ge=0)]
 """A temperature."""
+LIKELIEST = 20
+"""Tokens in one place that a server tells the log-probabilities of; OpenAI's bound."""
+Surety = Literal["certainty", "likelihood"]
+"""How sure a model was of a draft, from its log-probabilities, as a mean over its tokens.
+
+`certainty`: how far the likeliest tokens' are below 0 on average, which is large where one token stands out. It is
+self-certainty (arXiv 2502.18581), the distance of the distribution to the even one, but for a constant; deviation: over
+the 20 likeliest tokens, as in arXiv 2508.15260, because servers tell no whole distributions. `likelihood`: those of the
+tokens that were sampled.
+"""
+_IMPOSSIBLE = -100.0
+"""Log-probability below which a token was ruled out, by what guides the answer."""
 
 
 class Draft(Frozen):
@@ -65,7 +80,7 @@ class Draft(Frozen):
     score: float | None = None
     """What the strategy thought of it, on that strategy's own scale; never the truth."""
     certainty: float | None = None
-    """Mean log-probability of its tokens, nats, where it was asked for."""
+    """How sure the model was of its tokens, on average, nats: see `Surety`. `None` where it was not asked for."""
     of: tuple[Draft, ...] = ()
     """Drafts that it was chosen from or made of, in their order."""
     revised: bool = False
@@ -149,8 +164,8 @@ class Work:
     """Tools."""
     bounds: Bounds = field(default_factory=Bounds)
     """How far an answer with tools may go."""
-    logprobs: bool = False
-    """Whether drafts are to say how certain the model was."""
+    surety: Surety | None = None
+    """How drafts are to say how sure the model was of them, if they are."""
     may_check: bool = False
     """Whether the environment's checker may be used while answering: in rollouts, which are checked anyway, and where
     tests are public; never where a hidden key measures the answer."""
@@ -200,7 +215,8 @@ class Work:
             "max_tokens": self.max_tokens,
             "temperature": self.temperature if n == 1 else self.heat,
             "seed": derive(self.seed, said, n),
-            "logprobs": self.logprobs,
+            "logprobs": self.surety == "likelihood",
+            "alternatives": LIKELIEST if self.surety == "certainty" else 0,
         }
         return await self.meter.complete(list(messages), Sampling(**(settings | sampling)))
 
@@ -223,9 +239,11 @@ class Work:
         """Read a completion; what was cut off holds no answer."""
         cut = completion.finish_reason == "length"
         answer = None if cut else self.form.parse(self.task, completion.text)
-        chances = completion.logprobs
-        certainty = sum(chances) / len(chances) if chances else None
-        return Draft(text=completion.text, answer=answer, by=by, certainty=certainty, **rest)
+        sure = list(completion.logprobs)
+        if self.surety == "certainty":
+            places = [[p for p in known.values() if p > _IMPOSSIBLE] for known in completion.alternatives]
+            sure = [-fmean(possible) for possible in places if len(possible) > 1]
+        return Draft(text=completion.text, answer=answer, by=by, certainty=fmean(sure) if sure else None, **rest)
 
     def note(self, draft: Draft) -> Draft:
         """Remember a draft as the best so far, if it holds an answer; return it."""
