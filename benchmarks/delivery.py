@@ -21,11 +21,11 @@ from pathlib import Path
 from autotelic.core.words import PolicyFiles
 from autotelic.serving import PolicyServer, ServingConfig, resolve_model
 
-TEXTS = (
-    "The quick brown fox jumps over the lazy dog, and the dog, who has seen foxes before, does not even lift his head.",
-    "def fibonacci(n):\n    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)\n\nprint(fibonacci(10))",
+TEXT = (
+    "The quick brown fox jumps over the lazy dog, and the dog, who has seen foxes before, does not even lift his head."
+    "def fibonacci(n):\n    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)\n\nprint(fibonacci(10))"
 )
-"""Together 69 tokens, as in the canaries of the trainer."""
+"""In all 69 tokens, as in the canaries of the trainer."""
 
 
 def make(source: Path, out: Path, noise: float) -> None:
@@ -45,7 +45,7 @@ def make(source: Path, out: Path, noise: float) -> None:
                 weights.add_(torch.randn_like(weights) * weights.std() * noise)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    canary = canary_of(model.eval(), tokenizer, TEXTS)
+    canary = canary_of(model.eval(), tokenizer(TEXT, add_special_tokens=False)["input_ids"])
     policy = PolicyFiles(number=0, path=str(out), sha256=sha256_of_weights(out), canary=canary)
     (out / "policy.json").write_text(policy.model_dump_json())
 

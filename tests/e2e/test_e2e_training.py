@@ -11,7 +11,7 @@ import pytest
 from autotelic.core.errors import TrainingError
 from autotelic.core.words import Message, Role, TrainingExample, content_id
 from autotelic.serving.model import resolve_model
-from autotelic.training import CANARY_TEXTS, Trainer, TrainingJob, TrainingStep, read_card, read_policy
+from autotelic.training import Trainer, TrainingJob, TrainingStep, read_card, read_policy
 from autotelic.training.weights import canary_of, load_model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -78,7 +78,7 @@ async def test_two_policies_in_a_row(tmp_path: Path) -> None:
     loaded = load_model(Path(policy.path))
     (texts,), (ids,) = fingerprint.canary.token_ids, policy.canary.token_ids
     assert ids[: len(texts)] == texts and len(ids) > len(texts), "the fixed texts, then what was trained on"
-    again = canary_of(loaded.model.eval(), loaded.tokenizer, CANARY_TEXTS, [list(ids[len(texts) :])])
+    again = canary_of(loaded.model.eval(), ids)
     assert again.token_ids == policy.canary.token_ids
     assert again.logprobs[0] == pytest.approx(policy.canary.logprobs[0], abs=1e-3)
     said = [one.canary.logprobs[0][: len(texts) - 1] for one in (fingerprint, first, second)]

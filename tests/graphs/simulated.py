@@ -41,6 +41,7 @@ from autotelic.core.words import (
 from autotelic.graphs import Config
 from autotelic.memory.embedder import Vectors
 from autotelic.serving import Gateway, Indistinguishable, Sampling, ServingConfig
+from autotelic.serving.canary import TokenIds
 from autotelic.serving.model import ModelFiles
 from autotelic.training import (
     CanaryResult,
@@ -201,6 +202,9 @@ class SimulatedServer:
             self.on_record(record)
         return record
 
+    async def foresee(self, token_ids: TokenIds) -> None:
+        assert token_ids and token_ids[0]
+
     async def stop(self) -> None:
         self.gateway.block("no policy is served: the server was stopped.")
         self.running = False
@@ -238,12 +242,17 @@ class SimulatedTrainer:
         return [TrainingExample.model_validate_json(line) for line in path.read_text().splitlines()]
 
     async def train(
-        self, job: TrainingJob, on_progress: Callable[[TrainingStep], None] | None = None
+        self,
+        job: TrainingJob,
+        on_progress: Callable[[TrainingStep], None] | None = None,
+        on_canary: Callable[[tuple[int, ...]], None] | None = None,
     ) -> TrainingResult:
         examples = self.read(Path(job.examples))
         out, identity = Path(job.out), job.identity(examples)
         if (out / "card.json").exists() and (done := read_card(out).result) is not None and done.job == identity:
             return done
+        if on_canary is not None:
+            on_canary(_canary(0.0).token_ids[0])
         if on_progress is not None:
             on_progress(TrainingStep(step=1, steps=1, loss=1.0, tokens=1, seconds=0.1))
         if self.fail is not None:

@@ -142,9 +142,9 @@ def test_patience_counts_from_the_last_promotion(play: Play) -> None:
     class Fading(SimulatedTrainer):
         """Learns in round 1, never after."""
 
-        async def train(self, job: TrainingJob, on_progress: Any = None) -> TrainingResult:
+        async def train(self, job: TrainingJob, *reports: Any) -> TrainingResult:
             Fading.idle = job.number > 1
-            return await super().train(job, on_progress)
+            return await super().train(job, *reports)
 
     outcome, ledger = play(small(**{**BRIEF, "patience": 3}, seed=0), trainer=Fading)
     assert outcome == Outcome(champion=1, stop="patience")

@@ -50,6 +50,23 @@ async def test_seconds_count_from_the_end_of_training(bench: Any) -> None:
     assert record.seconds >= 100
 
 
+async def test_what_the_server_says_before_a_load_can_be_asked_early(bench: Any) -> None:
+    base, other = bench.policy(0, 1.0), bench.policy(1, 1.5)
+    await bench.server.foresee(other.canary.token_ids)
+    assert not bench.server.running, "a server that is not there is not asked"
+    await bench.server.start(base)
+    asked = len(bench.calls())
+    await bench.server.foresee(other.canary.token_ids)
+    assert bench.calls()[asked:] == ["/v1/completions"]
+    record = await bench.server.deliver(other, kind="train")
+    assert record.proof.to_previous == pytest.approx(0.5)
+    loading = ["/pause", "/collective_rpc", "/reset_prefix_cache", "/resume", "/v1/completions"]
+    assert bench.calls()[asked + 1 :] == loading, "once before the load, once after"
+    record = await bench.server.deliver(base)
+    assert record.proof.to_previous == pytest.approx(0.5)
+    assert bench.calls()[asked + 6 :] == ["/v1/completions", *loading], "what it said of other weights is not used"
+
+
 async def test_the_served_policy_is_only_proved_again(bench: Any) -> None:
     policy = bench.policy(0, 1.0)
     await bench.server.start(policy)

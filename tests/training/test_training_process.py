@@ -48,7 +48,9 @@ def job(tiny: Path, tmp_path: Path, examples: list[TrainingExample]) -> Training
 
 async def test_a_job_makes_a_whole_policy_and_is_not_done_twice(trainer: Trainer, job: TrainingJob) -> None:
     steps: list[TrainingStep] = []
-    result = await trainer.train(job, steps.append)
+    announced: list[tuple[int, tuple[int, ...]]] = []
+    result = await trainer.train(job, steps.append, lambda ids: announced.append((len(steps), ids)))
+    assert announced == [(0, *result.canary.token_ids)], "before the first step"
     assert [step.step for step in steps] == [1, 2, 3, 4, 5, 6]
     assert result.losses == tuple(step.loss for step in steps)
     assert TrainingResult.model_validate_json(result.model_dump_json()) == result

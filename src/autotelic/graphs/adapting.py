@@ -17,7 +17,7 @@ from pathlib import Path
 from autotelic.agents import Solver
 from autotelic.core.words import Message, PolicyState, Role, Task, TrainingExample, content_id
 from autotelic.graphs.acquire import clean_of_suites
-from autotelic.graphs.learning import next_number, reporter, write_examples
+from autotelic.graphs.learning import next_number, trained, write_examples
 from autotelic.graphs.session import Session
 from autotelic.graphs.strategy_solver import reached, work_of
 from autotelic.memory import Demonstration, Query
@@ -109,11 +109,7 @@ async def _train(
         config={**settings, "epochs": how.epochs, "seconds": left},
         seed=s.seed("adapted", policy, *sorted(row.id for row in rows)),
     )
-    s.progress.start("adapt")
-    try:
-        result = await s.trainer.train(job, reporter(s, "adapt"))
-    finally:
-        s.progress.stop("adapt")
+    result = await trained(s, job, "adapt")
     card = result.model_dump(mode="json", exclude={"canary"}) | {"by": how.by, "examples": [row.id for row in rows]}
     s.ledger.add(
         [

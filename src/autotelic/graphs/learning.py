@@ -6,6 +6,7 @@ stands, and a training that was killed leaves nothing under that name.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,9 +20,9 @@ from autotelic.graphs.oversight import decided
 from autotelic.graphs.session import Session
 from autotelic.serving import Indistinguishable
 from autotelic.store import ExampleRow, FeedbackRow, PolicyRow
-from autotelic.training import TrainingJob, TrainingStep
+from autotelic.training import TrainingJob, TrainingResult, TrainingStep
 
-__all__ = ["deliver", "may_train", "next_number", "reporter", "train", "write_examples"]
+__all__ = ["deliver", "may_train", "next_number", "train", "trained", "write_examples"]
 
 
 def may_train(s: Session, round: int, ask: Callable[[dict[str, Any]], Any] = interrupt) -> bool:
@@ -54,11 +55,7 @@ async def train(s: Session, round: int, champion: int) -> dict[str, Any]:
         config=how.settings,
         seed=s.seed("train", round),
     )
-    s.progress.start("train")
-    try:
-        result = await s.trainer.train(job, reporter(s, "train"))
-    finally:
-        s.progress.stop("train")
+    result = await trained(s, job, "train")
     s.ledger.add(
         [
             PolicyRow(
@@ -121,12 +118,22 @@ def _examples(rows: Iterable[ExampleRow], rejected: Mapping[str, str | None]) ->
         )
 
 
-def reporter(s: Session, name: str) -> Callable[[TrainingStep], None]:
-    """Return what shows the steps of a training under a name."""
+async def trained(s: Session, job: TrainingJob, name: str) -> TrainingResult:
+    """Run a training, its steps shown under a name; beside it the server is asked for one half of the coming proof."""
+    asked: list[asyncio.Task[None]] = []
 
     def report(step: TrainingStep) -> None:
         if step.step == 1:
             s.progress.start(name, step.steps)
         s.progress.advance(name)
 
-    return report
+    s.progress.start(name)
+    try:
+        return await s.trainer.train(
+            job, report, lambda token_ids: asked.append(asyncio.create_task(s.server.foresee((token_ids,))))
+        )
+    finally:
+        for task in asked:
+            task.cancel()  # done long ago, or it waits for something that the delivery will wait for too
+        await asyncio.gather(*asked, return_exceptions=True)
+        s.progress.stop(name)

@@ -17,10 +17,12 @@ from autotelic.core.errors import DeliveryError, ServingError
 from autotelic.core.words import PolicyFiles, Proof
 from autotelic.serving.backends import LocalBackend
 
-__all__ = ["Indistinguishable", "Rows", "Tolerance", "agreement", "difference", "prove", "server_logprobs"]
+__all__ = ["Indistinguishable", "Rows", "TokenIds", "Tolerance", "agreement", "difference", "prove", "server_logprobs"]
 
 _COMPARED = 0.75
 
+TokenIds = tuple[tuple[int, ...], ...]
+"""Token ids; shape [sequences][tokens]."""
 Rows = tuple[tuple[float, ...], ...]
 """Log-probabilities, nats; shape [sequences][tokens - 1]."""
 
@@ -44,7 +46,7 @@ class Tolerance:
     """Smallest mean difference to the previous policy. A server repeats itself exactly on a CPU, nearly so on a GPU."""
 
 
-async def server_logprobs(backend: LocalBackend, model: str, token_ids: tuple[tuple[int, ...], ...]) -> Rows:
+async def server_logprobs(backend: LocalBackend, model: str, token_ids: TokenIds) -> Rows:
     """Ask the server for the log-probability of every token but the first of each sequence.
 
     Raises:

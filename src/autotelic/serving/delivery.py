@@ -23,7 +23,7 @@ from autotelic.core.hashing import sha256_of_weights
 from autotelic.core.words import DeliveryRecord, PolicyFiles, Proof
 from autotelic.serving._weights import same_weights
 from autotelic.serving.backends import LocalBackend, Unavailable
-from autotelic.serving.canary import Indistinguishable, Rows, Tolerance, difference, prove, server_logprobs
+from autotelic.serving.canary import Indistinguishable, Rows, TokenIds, Tolerance, difference, prove, server_logprobs
 from autotelic.serving.config import ServingConfig
 from autotelic.serving.gateway import Gateway
 from autotelic.serving.model import control_tokens
@@ -66,6 +66,7 @@ class PolicyServer:
         self._proved: PolicyFiles | None = None
         self._hashes: dict[int, str] = {}
         self._held: PolicyFiles | None = None
+        self._foreseen: tuple[TokenIds, Rows] | None = None
         self._started = False
         self._recovery = asyncio.Lock()
         self._restarts: list[float] = []
@@ -88,6 +89,19 @@ class PolicyServer:
             DeliveryError: the weights are not the policy's.
         """
         return await self.deliver(policy, kind="start")
+
+    async def foresee(self, token_ids: TokenIds) -> None:
+        """Ask now for what the next delivery's proof compares with: what the server says before the load.
+
+        Waits for requests in flight and holds back new ones. If the server does not answer, the delivery asks again.
+
+        Args:
+            token_ids: of the canary of the policy to come, see `Canary`.
+        """
+        async with self.gateway.writing(), self._recovery:
+            if self._held is not None:
+                with suppress(Unavailable, ServingError):
+                    self._foreseen = token_ids, await server_logprobs(self._backend, MODEL_NAME, token_ids)
 
     async def deliver(
         self, policy: PolicyFiles, *, kind: DeliveryKind = "switch", finished_at: float | None = None
@@ -179,7 +193,7 @@ class PolicyServer:
     async def _swap(self, policy: PolicyFiles, held: PolicyFiles) -> Proof:
         """Replace the weights of the running server, which holds those of `held`."""
         same = asyncio.to_thread(same_weights, Path(policy.path), Path(held.path))
-        before, equal = await asyncio.gather(self._ask(policy), same)
+        before, equal = await asyncio.gather(self._ask_before(policy), same)
         if equal or policy.sha256 == held.sha256:
             raise Indistinguishable(
                 f"policy-{policy.number} has the very weights of policy-{held.number}: nothing was learned. "
@@ -203,9 +217,15 @@ class PolicyServer:
                 await self._put_back(policy, held, before)
             raise
 
+    async def _ask_before(self, policy: PolicyFiles) -> Rows:
+        """Return what the server says to the canary of `policy` with the weights that it has held for a while."""
+        if self._foreseen is not None and self._foreseen[0] == policy.canary.token_ids:
+            return self._foreseen[1]
+        return await self._ask(policy)
+
     async def _replace(self, weights: PolicyFiles, asked: PolicyFiles) -> Rows:
         """Load `weights` in place and return what the server then says to the canary of `asked`."""
-        post, self._held = self._backend.post, None
+        post, self._held, self._foreseen = self._backend.post, None, None
         await post("/pause", mode="wait")
         try:
             await post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": weights.path}})
@@ -257,7 +277,7 @@ class PolicyServer:
 
     async def _boot(self, policy: PolicyFiles) -> Proof:
         """Start the process on the policy's weights."""
-        self._started, self._held = True, None
+        self._started, self._held, self._foreseen = True, None, None
         await self.server.stop()
         await self._backend.aclose()
         await _check_hash(policy)

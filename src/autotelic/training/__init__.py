@@ -5,13 +5,12 @@ The face of the room imports neither PyTorch nor TRL; those live in the trainer 
 
 from __future__ import annotations
 
-from autotelic.training.job import CANARY_TEXTS, CanaryResult, TrainingJob, TrainingResult, TrainingStep
+from autotelic.training.job import CanaryResult, TrainingJob, TrainingResult, TrainingStep
 from autotelic.training.method import Method, Trained
 from autotelic.training.policies import Card, read_card, read_policy, write_card
 from autotelic.training.process import Trainer
 
 __all__ = [
-    "CANARY_TEXTS",
     "CanaryResult",
     "Card",
     "Method",

@@ -14,7 +14,7 @@ CANARY_TEXTS = (
     "The capital of France is Paris, and the capital of Japan is",
     "def fibonacci(n):\n    return n if n < 2 else fibonacci(n - 1) +",
 )
-"""Fixed texts of every canary. The trainer adds rows it has trained on, so that two policies never look alike."""
+"""Fixed texts of every canary. The trainer adds rows that it trains on, so that two policies never look alike."""
 
 
 class TrainingJob(Frozen):

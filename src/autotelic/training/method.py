@@ -30,8 +30,6 @@ class Trained:
     """A plain `PreTrainedModel` that holds the new weights; adapters are merged and gone."""
     image: Image
     """The bytes of its weights file."""
-    tokenizer: Any
-    """Its tokenizer."""
     finished_at: float
     """Unix time at which the last optimisation step ended."""
     losses: list[float]
@@ -40,8 +38,6 @@ class Trained:
     """Tokens trained, padding not counted."""
     rows: int
     """Rows trained on."""
-    canary_tokens: list[list[int]]
-    """Token ids of a few trained rows: the likeliest place to tell the new weights from the old."""
     save_adapter: Callable[[Path], None] | None = None
     """Writes what was trained apart from the base into a directory."""
     skipped: list[str] = field(default_factory=list)

@@ -73,16 +73,24 @@ class Trainer:
             await self._started()
 
     async def train(
-        self, job: TrainingJob, on_progress: Callable[[TrainingStep], None] | None = None
+        self,
+        job: TrainingJob,
+        on_progress: Callable[[TrainingStep], None] | None = None,
+        on_canary: Callable[[tuple[int, ...]], None] | None = None,
     ) -> TrainingResult:
         """Run a job; a job whose result is in `job.out` already is not run again.
+
+        Args:
+            job: what to train.
+            on_progress: called after every step.
+            on_canary: called before the first one with the token ids that the new policy's canary will have.
 
         Raises:
             TrainingError: it failed, hung or was killed. `job.out` is as it was before.
             UsageError: its settings, its data or its model cannot work.
         """
         try:
-            payload = await self._run("train", job.model_dump(mode="json"), on_progress)
+            payload = await self._run("train", job.model_dump(mode="json"), on_progress, on_canary)
         finally:
             shutil.rmtree(partial_of(Path(job.out)), ignore_errors=True)
         return TrainingResult.model_validate(payload)
@@ -109,7 +117,11 @@ class Trainer:
         process._transport.close()  # type: ignore[attr-defined]
 
     async def _run(
-        self, kind: str, job: dict[str, Any], on_progress: Callable[[TrainingStep], None] | None = None
+        self,
+        kind: str,
+        job: dict[str, Any],
+        on_progress: Callable[[TrainingStep], None] | None = None,
+        on_canary: Callable[[tuple[int, ...]], None] | None = None,
     ) -> Any:
         async with self._lock:
             try:
@@ -122,6 +134,8 @@ class Trainer:
                     event = await self._event(self._timeout)
                     if event["event"] == "step" and on_progress is not None:
                         on_progress(TrainingStep.model_validate(event["payload"]))
+                    if event["event"] == "canary" and on_canary is not None:
+                        on_canary(tuple(event["payload"]["token_ids"]))
                     if event["event"] == "result":
                         return event["payload"]
                     if event["event"] == "error":

@@ -36,9 +36,6 @@ from autotelic.training.weights import Loaded, load_model
 
 __all__ = ["SFT", "FastSFTTrainer", "SFTConfig", "tokenize"]
 
-_CANARY_ROWS = 2
-_CANARY_TOKENS = 16
-
 
 class SFTConfig(Frozen):
     """Settings of the method `sft`."""
@@ -215,12 +212,10 @@ class SFT:
         return Trained(
             model=model.eval(),
             image=loaded.image,
-            tokenizer=loaded.tokenizer,
             finished_at=steps.finished_at,
             losses=trainer.losses,
             tokens=trainer.tokens,
             rows=len(rows),
-            canary_tokens=[[*row.prompt, *row.completion][-_CANARY_TOKENS:] for row in rows[:_CANARY_ROWS]],
             save_adapter=save_adapter,
             skipped=skipped,
             seconds={"load": ready - began, "train": steps.finished_at - ready, "merge": merged - merging},

@@ -15,8 +15,10 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,6 +33,8 @@ from autotelic.training.policies import CARD, Card, partial_of, read_card, write
 __all__ = ["main"]
 
 _SYNC_AFTER_SECONDS = 3.0
+_CANARY_ROWS = 2
+_CANARY_TOKENS = 16
 
 
 def main() -> None:
@@ -77,11 +81,28 @@ def _fingerprint(job: CanaryJob) -> CanaryResult:
 
     base = Path(job.base)
     loaded = load_model(base)
-    canary = canary_of(loaded.model.eval(), loaded.tokenizer, job.canary_texts)
+    canary = canary_of(loaded.model.eval(), _canary_tokens(loaded.tokenizer, job.canary_texts))
     return CanaryResult(sha256=sha256_of_weights(base), canary=canary)
 
 
+def _canary_tokens(tokenizer: Any, texts: Sequence[str], examples: Sequence[TrainingExample] = ()) -> list[int]:
+    """Return the tokens of a canary: the texts, without special tokens, and the ends of what is trained on.
+
+    They are one sequence: a server is asked for it in a third less time than for seven (1 against 7: 0.18 and 0.25 s),
+    because it computes the language-model head sequence by sequence.
+    """
+    from autotelic.training.sft import tokenize
+
+    parts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    for example in examples:
+        row = tokenize(tokenizer, example)[-1]
+        parts.append([*row.prompt, *row.completion][-_CANARY_TOKENS:])
+    return list(chain.from_iterable(parts))
+
+
 def _train(job: TrainingJob, events: IO[str]) -> None:
+    from autotelic.training.weights import load_tokenizer
+
     lines = Path(job.examples).read_text(encoding="utf-8").splitlines()
     examples = [TrainingExample.model_validate_json(line) for line in lines if line.strip()]
     identity = job.identity(examples)
@@ -96,8 +117,10 @@ def _train(job: TrainingJob, events: IO[str]) -> None:
 
     partial = partial_of(out)
     _prepare(Path(job.base), partial)
+    canary = _canary_tokens(load_tokenizer(Path(job.base)), job.canary_texts, examples[:_CANARY_ROWS])
+    _emit(events, "canary", {"token_ids": canary})
     trained = method.train(Path(job.base), examples, job.seed, report)
-    result = _finish(job, identity, examples, trained, partial)
+    result = _finish(job, identity, examples, trained, partial, canary)
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     _emit(events, "result", result.model_dump())
@@ -121,7 +144,12 @@ def _prepare(base: Path, partial: Path) -> None:
 
 
 def _finish(
-    job: TrainingJob, identity: str, examples: list[TrainingExample], trained: Trained, partial: Path
+    job: TrainingJob,
+    identity: str,
+    examples: list[TrainingExample],
+    trained: Trained,
+    partial: Path,
+    canary_tokens: list[int],
 ) -> TrainingResult:
     """Write the policy into `partial`, as quickly as can be: somebody waits for it."""
     from autotelic.training.weights import WEIGHTS, canary_of
@@ -137,7 +165,7 @@ def _finish(
             trained.save_adapter(partial / "adapter")
         sha256 = hashing.result()
     written = time.time()
-    canary = canary_of(trained.model, trained.tokenizer, job.canary_texts, trained.canary_tokens)
+    canary = canary_of(trained.model, canary_tokens)
     clock["write"], clock["canary"] = written - began, time.time() - written
     clock["finish"] = time.time() - trained.finished_at
     result = TrainingResult(
