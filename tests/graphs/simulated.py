@@ -123,7 +123,7 @@ class SimulatedModel:
     def _say(self, messages: Sequence[Message], sampling: Sampling, sample: int) -> str:
         asked = [m.content for m in messages]
         drawn = (sampling.seed, sample) if sampling.temperature else ()  # greedy is greedy
-        rng = random.Random(repr((self.skill, asked, drawn)))
+        rng = random.Random(repr((self.skill, [m.content for m in messages if m.role != "system"], drawn)))
         if sampling.tools:
             question = [m.content for m in messages if m.role == "user"][-1]
             if messages[-1].role != "tool":

@@ -15,6 +15,7 @@ from tests.graphs.simulated import ShufflingTrainer, SimulatedModel, SimulatedTr
 
 from autotelic.cli import main
 from autotelic.core.errors import DeliveryError, ServingError, StoreError, TrainingError, UsageError
+from autotelic.core.words import TrainingExample
 from autotelic.graphs import Outcome
 from autotelic.store import (
     AlarmRow,
@@ -67,8 +68,14 @@ def test_on_right_labels_the_first_candidate_is_promoted(play: Play, seed: int) 
 
 
 def test_alarms_end_the_run_and_say_why(play: Play) -> None:
+    class Spoiling(SimulatedTrainer):
+        """Teaches an answer that is never right."""
+
+        def read(self, path: Path) -> list[TrainingExample]:
+            return [one.model_copy(update={"completion": "?"}) for one in super().read(path)]
+
     alarms = {**QUIET, "below_base_rounds": 2, "below_base_margin": 0.02}
-    outcome, ledger = play(small(**{**BRIEF, "alarms": alarms}), trainer=ShufflingTrainer)
+    outcome, ledger = play(small(**{**BRIEF, "alarms": alarms}), trainer=Spoiling)
     assert outcome.stop.startswith("alarm: for 2 rounds the new policy was worse than the base")
     [alarm] = ledger.rows(AlarmRow)
     assert alarm.name == "below_base" and alarm.value < alarm.limit == -0.02 and alarm.message in outcome.stop

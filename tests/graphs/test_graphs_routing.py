@@ -80,7 +80,7 @@ def test_routes_are_learned_proved_and_used_by_auto(copy: Copy) -> None:
         assert current_routes(ledger, 1) == (1, found["routes"])
         assert current_routes(ledger, 2) == (0, {}), "what was proved of one policy is not known of the next"
         learned = ledger.rows(StrategyRow, suite="fresh", round=1)
-        assert len(learned) == sum(2 * one["gain"]["n"] for one in found["choices"]) == 2 * 42, "of 84 tasks the half"
+        assert len(learned) == sum(2 * one["gain"]["n"] for one in found["choices"]) < 2 * 84, "decided before the end"
         assert found["reasons"][-1] == f"learned with {sum(row.calls for row in learned)} of 5000 calls"
     figures = invoke("eval", run, "--policy", 1, "--suite", "fresh:2", "--strategy", "direct,auto")["strategies"]
     assert figures[1]["gain"]["gain"] == pytest.approx(found["evidence"]["gain"]), "auto is what was proved"
@@ -102,8 +102,19 @@ def test_auto_answers_by_the_routes_of_its_policy_and_anew_by_other_ones(copy: C
             assert {(row.family == family, len(row.drafts)) for row in rows} == {(True, 5), (False, 0)}
 
 
+def criticised(name: str, said: Sequence[Any]) -> list[CritiqueRow]:
+    """Return what policy 1 said of answers: (verdict, confidence, truth) each."""
+    return [
+        CritiqueRow(trajectory_id=f"{name}/{i}", round=2, policy=1, family="gcd", verdict=v, confidence=c, truth=t)
+        for i, (v, c, t) in enumerate(said)
+    ]
+
+
 def test_a_strategy_that_rests_on_a_critic_at_chance_is_not_used_though_its_vote_gains(copy: Copy) -> None:
     run = copy(2)
+    with opened(run) as ledger:
+        tossed: list[Any] = [(v, c, t) for v, c in (("right", 1.0), ("wrong", 0.0)) for t in (0.0, 1.0)] * 30
+        ledger.add(criticised("coin", tossed))
     found = learn(run, f"{JUDGED},{VOTE}", "--policy", 1)
     assert set(found["routes"].values()) == {VOTE} and {one["strategy"] for one in found["choices"]} == {VOTE}
     (why,) = [reason for reason in found["reasons"] if JUDGED in reason]
@@ -114,10 +125,7 @@ def test_a_strategy_that_rests_on_a_critic_at_chance_is_not_used_though_its_vote
         gap = critic_gap(ledger, policy=1)
         assert gap is not None and not gap.above_chance and not ledger.rows(StrategyRow, strategy=JUDGED)
         said: list[Any] = [("right", 1.0, 1.0), ("wrong", 0.0, 0.0)] * 60
-        ledger.add(
-            CritiqueRow(trajectory_id=f"one/{i}", round=2, policy=1, family="gcd", verdict=v, confidence=c, truth=t)
-            for i, (v, c, t) in enumerate(said)
-        )
+        ledger.add(criticised("one", said))
         gap = critic_gap(ledger, policy=1)
         assert gap is not None and gap.above_chance
     known = learn(run, JUDGED, "--policy", 1)
@@ -137,12 +145,12 @@ def test_a_run_of_one_round_learns_on_half_of_its_tasks_and_proves_on_the_others
         "fresh:1, half of its tasks",
         "fresh:1, other half of its tasks",
     )
-    assert found["promoted"] and set(found["routes"]) == set(FAMILIES)
+    assert found["promoted"] and set(found["routes"].values()) == {VOTE}
     assert [one["gain"]["n"] for one in found["choices"]] == [21, 21] and found["evidence"]["n"] == 42
     with opened(run) as ledger:
-        for strategy in ("direct", VOTE):
+        for strategy, families in (("direct", 2), (VOTE, len(found["routes"]))):
             answered = ledger.rows(StrategyRow, suite="fresh", round=1, strategy=strategy)
-            assert len(answered) == 21 + 21 + 42, "no task is in both halves"
+            assert len(answered) == 21 + 21 + 21 * families, "no task is in both halves"
 
 
 def test_a_suite_that_is_not_there_is_named(copy: Copy) -> None:
