@@ -54,6 +54,18 @@ async def test_no_text_is_embedded_twice(tmp_path: Path) -> None:
     await reopened.aclose()
 
 
+async def test_the_file_is_bounded_and_what_it_lost_is_embedded_again(tmp_path: Path) -> None:
+    inner, path, texts = Letters(), tmp_path / "vectors.sqlite", [f"text {i}" for i in range(3_000)]
+    cached = CachedEmbedder(inner, path, capacity=2, most_bytes=200_000)
+    for start in range(0, len(texts), 100):
+        await cached.embed(texts[start : start + 100])
+    again = await cached.embed(texts)
+    assert np.array_equal(again, await Letters().embed(texts))
+    assert len(texts) < len(inner.asked) < 2 * len(texts), "a part of them was still there"
+    await cached.aclose()
+    assert path.stat().st_size < 1_000_000
+
+
 async def test_tasks_that_ask_at_once_embed_once(tmp_path: Path) -> None:
     inner = Letters()
     cached = CachedEmbedder(inner, tmp_path / "vectors.sqlite")

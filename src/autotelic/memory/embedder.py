@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -149,11 +150,13 @@ class CachedEmbedder:
         inner: who embeds what is not yet known; closed with this object.
         path: the file; created if it is not there, started anew if it is broken (it is only a cache).
         capacity: vectors kept in memory.
+        most_bytes: size of the file beyond which a sixteenth of the vectors is dropped, whichever they are.
     """
 
-    def __init__(self, inner: Embedder, path: Path, *, capacity: int = 20_000) -> None:
+    def __init__(self, inner: Embedder, path: Path, *, capacity: int = 20_000, most_bytes: int = 1 << 30) -> None:
         self._inner = inner
         self._capacity = capacity
+        self._most_bytes = most_bytes
         self._recent: OrderedDict[str, Vectors] = OrderedDict()
         self._lock = threading.Lock()
         self._asking = asyncio.Lock()
@@ -224,7 +227,16 @@ class CachedEmbedder:
             rows = [(key, vector.tobytes()) for key, vector in made.items()]
             self._file.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
             self._file.execute("INSERT OR IGNORE INTO names VALUES (?)", (self.name,))
+            if self._bytes() > self._most_bytes:
+                digit = random.choice("0123456789abcdef")  # of a hash: a sixteenth of the texts
+                self._file.execute("DELETE FROM vectors WHERE key BETWEEN ? AND ?", (digit, digit + "g"))
             self._remember(made)
+
+    def _bytes(self) -> int:
+        pages, free, size = (
+            self._file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * size)
 
     def _forget(self, texts: list[str]) -> None:
         with self._lock:
