@@ -16,7 +16,7 @@ import numpy as np
 from autotelic.memory._index import Index
 from autotelic.memory._truth import Truth, Where
 from autotelic.memory.embedder import Vectors
-from autotelic.memory.items import RUN, Demonstration, Kind
+from autotelic.memory.items import RUN, Kind
 from autotelic.memory.ranking import diverse, fuse
 
 __all__ = ["Query", "Search", "nearest"]
@@ -97,16 +97,17 @@ class Search:
 
     def _choose(self, query: Query, near: list[str], where: Where) -> list[Any]:
         ranked = fuse([near, self.truth.by_words(query.text, where, len(near))]) if self.keywords else near
-        known = self.truth.items(ranked)
-        seen, fit = set() if query.itself else {_plain(query.text)}, dict[str, Any]()
+        known = self.truth.faces(ranked)
+        seen, fit = set() if query.itself else {_plain(query.text)}, list[str]()
         for id_ in ranked:
-            one = known[id_]
-            own = isinstance(one, Demonstration) and one.task_id == query.task_id
-            if not own and _plain(one.text) not in seen:
-                seen.add(_plain(one.text))
-                fit[id_] = one
-        vectors = self.truth.vectors(list(fit)) if self.variety else {}
-        return [fit[id_] for id_ in diverse(list(fit), vectors, self.k, self.variety)]
+            text, task = known[id_]
+            if (task is None or task != query.task_id) and _plain(text) not in seen:
+                seen.add(_plain(text))
+                fit.append(id_)
+        vectors = self.truth.vectors(fit) if self.variety else {}
+        chosen = diverse(fit, vectors, self.k, self.variety)
+        items = self.truth.items(chosen)
+        return [items[id_] for id_ in chosen]
 
 
 def _plain(text: str) -> str:

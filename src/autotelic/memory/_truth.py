@@ -43,6 +43,7 @@ CREATE VIRTUAL TABLE IF NOT EXISTS terms USING fts5vocab(words, row);
 """
 # Ranking by BM25 reads every row that has one of the words: common words would cost most and tell least.
 _MAX_WORDS, _MAX_MATCHES, _COMMON = 40, 500, 0.25
+_NARROW, _KEPT = 4096, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,8 @@ class Truth:
         self._file.execute("PRAGMA secure_delete=ON")
         self._file.executescript(_SCHEMA)
         self._words = Words()
+        self._matrices: dict[Where, tuple[list[str], npt.NDArray[np.float32]]] = {}
+        self._as_of = -1
 
     def close(self) -> None:
         """Close the file."""
@@ -173,6 +176,11 @@ class Truth:
         """Return what the items that have a text are found by."""
         return dict(self._file.execute("SELECT id, text FROM items WHERE text != ''"))
 
+    def faces(self, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
+        """Return by id the text that an item is found by and, of a demonstration, its task."""
+        found = self._select("SELECT id, text, json_extract(body, '$.task_id') FROM items WHERE 1", ids)
+        return {id_: (text, task_id) for id_, text, task_id in found}
+
     def find(self, where: Where, *, limit: int = -1) -> list[str]:
         """Return the ids that meet the condition, the oldest entry first."""
         condition, values = where.sql()
@@ -194,21 +202,33 @@ class Truth:
         return {id_ for (id_,) in self._select(f"SELECT id FROM items INDEXED BY by_id WHERE {condition}", ids, values)}
 
     def matrix(self, where: Where) -> tuple[list[str], npt.NDArray[np.float32]]:
-        """Return the ids that meet the condition and have a vector, and the vectors `[ids, dimension]`."""
+        """Return the ids that meet the condition and have a vector, and the vectors `[ids, dimension]`.
+
+        Those of the narrow places asked for last are kept until something is written.
+        """
+        if self._as_of != self._file.total_changes:
+            self._matrices.clear()
+            self._as_of = self._file.total_changes
+        if where in self._matrices:
+            return self._matrices[where]
         condition, values = where.sql()
         query = f"SELECT id, vector FROM items WHERE {condition} AND vector != x'' ORDER BY number"
         found = self._file.execute(query, values).fetchall()
-        if not found:
-            return [], np.zeros((0, 0), dtype=np.float32)
         joined = np.frombuffer(b"".join(blob for _, blob in found), dtype=np.float32)
-        return [id_ for id_, _ in found], joined.reshape(len(found), -1)
+        made = [id_ for id_, _ in found], joined.reshape(len(found), -1 if found else 0)
+        if len(found) <= _NARROW:
+            if len(self._matrices) == _KEPT:
+                del self._matrices[next(iter(self._matrices))]
+            self._matrices[where] = made
+        return made
 
     def by_words(self, text: str, where: Where, n: int) -> list[str]:
         """Return up to `n` ids whose text has the rarer words of `text`, the best first by BM25."""
         words = self._words.of(text)[:_MAX_WORDS]
         often = sorted((count, word) for word in words if (count := self._count(word)))
-        held = self._file.execute("SELECT count(*) FROM items").fetchone()[0]
-        most = min(_MAX_MATCHES, max(1, int(_COMMON * held)))
+        enough = int(_MAX_MATCHES / _COMMON)
+        held = self._file.execute("SELECT count(*) FROM (SELECT 1 FROM items LIMIT ?)", (enough,)).fetchone()[0]
+        most = max(1, int(_COMMON * held))
         chosen, matches = [], 0
         for count, word in often:
             matches += count

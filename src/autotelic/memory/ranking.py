@@ -46,11 +46,12 @@ def diverse(ranked: Sequence[str], vectors: dict[str, npt.NDArray[np.float32]], 
     matrix = np.stack([vectors[id_] for id_ in ranked])
     relevance = 1 - np.arange(len(ranked)) / len(ranked)
     alike = np.zeros(len(ranked))
-    left = list(range(len(ranked)))
+    left = np.ones(len(ranked), dtype=bool)
     chosen: list[int] = []
-    while left and len(chosen) < k:
-        worth = [round((1 - variety) * relevance[i] - variety * alike[i], 5) for i in left]
-        best = left.pop(int(np.argmax(worth)))
+    for _ in range(min(k, len(ranked))):
+        worth = np.round((1 - variety) * relevance - variety * alike, 5)
+        best = int(np.argmax(np.where(left, worth, -np.inf)))
+        left[best] = False
         chosen.append(best)
         alike = np.maximum(alike, matrix @ matrix[best])
     return [ranked[i] for i in chosen]
