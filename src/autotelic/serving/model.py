@@ -79,7 +79,9 @@ def resolve_model(spec: str = DEFAULT_MODEL, cache: Path | None = None) -> Model
 
 def _directory(path: Path) -> ModelFiles:
     if not (path / "config.json").is_file():
-        raise UsageError(f"{path} has no config.json. Give the directory of a model in Hugging Face format.")
+        raise UsageError(
+            f"{path} has no config.json. Give the directory of a model in Hugging Face format; a policy's is `merged`."
+        )
     sha256 = sha256_of_weights(path)
     return ModelFiles(path=str(path), sha256=sha256, source=str(path), revision=sha256)
 
