@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS items (
     environment TEXT NOT NULL, family TEXT NOT NULL, round INTEGER NOT NULL, evicted INTEGER NOT NULL,
     why TEXT NOT NULL, text TEXT NOT NULL, body TEXT NOT NULL, vector BLOB NOT NULL);
 CREATE UNIQUE INDEX IF NOT EXISTS by_id ON items (id);
+CREATE INDEX IF NOT EXISTS by_sight ON items (id, kind, scope, environment, family, round, evicted);
 CREATE INDEX IF NOT EXISTS by_place ON items (kind, scope, environment, family, evicted);
 CREATE INDEX IF NOT EXISTS by_content ON items (content, evicted);
 CREATE INDEX IF NOT EXISTS by_eviction ON items (evicted, why);
@@ -42,7 +43,7 @@ CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(text, content='items', conte
 CREATE VIRTUAL TABLE IF NOT EXISTS terms USING fts5vocab(words, row);
 """
 # Ranking by BM25 reads every row that has one of the words: common words would cost most and tell least.
-_MAX_WORDS, _MAX_MATCHES, _COMMON = 40, 500, 0.25
+_MAX_WORDS, _MAX_MATCHES, _COMMON = 40, 250, 0.25
 _NARROW, _KEPT = 4096, 8
 
 
@@ -199,7 +200,8 @@ class Truth:
     def among(self, ids: Sequence[str], where: Where) -> set[str]:
         """Return those of `ids` that meet the condition."""
         condition, values = where.sql()
-        return {id_ for (id_,) in self._select(f"SELECT id FROM items INDEXED BY by_id WHERE {condition}", ids, values)}
+        query = f"SELECT id FROM items INDEXED BY by_sight WHERE {condition}"
+        return {id_ for (id_,) in self._select(query, ids, values)}
 
     def matrix(self, where: Where) -> tuple[list[str], npt.NDArray[np.float32]]:
         """Return the ids that meet the condition and have a vector, and the vectors `[ids, dimension]`.
