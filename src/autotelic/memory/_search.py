@@ -96,7 +96,9 @@ class Search:
         return results
 
     def _choose(self, query: Query, near: list[str], where: Where) -> list[Any]:
-        ranked = fuse([near, self.truth.by_words(query.text, where, len(near))]) if self.keywords else near
+        ranked = near
+        if self.keywords:
+            ranked = fuse([near, self.truth.by_words(query.text, where, len(near))])[: len(near)]
         known = self.truth.faces(ranked)
         seen, fit = set() if query.itself else {_plain(query.text)}, list[str]()
         for id_ in ranked:
