@@ -16,6 +16,7 @@ from autotelic.evaluation import (
     build_report,
     compare_policies,
     critic_gap,
+    figures,
     render_progress,
     two_by_two,
     write_report,
@@ -240,3 +241,16 @@ def test_a_long_run_stays_small_and_is_the_same_twice(make_run: Callable[..., An
     write_report(run.root)
     assert (run.root / "report.html").read_bytes() == first
     assert "2 earlier rounds" in first.decode()
+
+
+def test_numbers_of_a_scatter_do_not_lie_on_one_another() -> None:
+    places = [(90.0, 0.3), (90.0, 0.3), (91.0, 0.31), (95.0, 0.29), (96.0, 0.31), (97.0, 0.3), (2000.0, 0.3)]
+    spots = [figures.Spot(f"s{i}", x, y, y - 0.1, y + 0.1) for i, (x, y) in enumerate(places)]
+
+    drawn = figures.scatter("Accuracy", spots, x_name="tokens")
+
+    found = re.findall(r'<text class="tick" x="([\d.]+)" y="([\d.]+)">([\d, ]+)</text>', drawn)
+    assert sorted(int(n) for _, _, said in found for n in said.split(", ")) == [1, 2, 3, 4, 5, 6, 7]
+    boxes = [(float(x), float(y), float(x) + 6 * len(said)) for x, y, said in found]
+    for i, (left, level, right) in enumerate(boxes):
+        assert not any(left < r and x < right and abs(level - y) < 9 for x, y, r in boxes[i + 1 :])

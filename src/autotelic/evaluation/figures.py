@@ -150,17 +150,43 @@ def scatter(label: str, spots: Sequence[Spot], *, x_name: str) -> str:
         tick = f"{10**power:,}"
         parts.append(f'<text class="tick" x="{x:.1f}" y="{height - bottom + 17}" text-anchor="middle">{tick}</text>')
     parts.append(f'<text class="tick" x="{width - 24}" y="{height - 6}" text-anchor="end">{escape(x_name)}</text>')
-    for number, spot in enumerate(spots, 1):
+    for spot in spots:
         x, y = at(spot.x, spot.y)
         below, above = at(spot.x, spot.low)[1], at(spot.x, spot.high)[1]
         said = f"{escape(spot.name)}: {_value(spot.y, True)} [{_value(spot.low, True)}, {_value(spot.high, True)}]"
         parts.append(
             f'<path class="whisker candidate" d="M{x:.1f} {below:.1f}V{above:.1f}"/>'
             f'<circle class="dot candidate" cx="{x:.1f}" cy="{y:.1f}" r="4.5"><title>{said}</title></circle>'
-            f'<text class="tick" x="{x + 8:.1f}" y="{y + 4:.1f}">{number}</text>'
         )
+    for x, y, numbers in _labels([at(spot.x, spot.y) for spot in spots]):
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{y:.1f}">{numbers}</text>')
     said = escape(label)
     return f'<svg class="wide" viewBox="0 0 {width} {height}" role="img" aria-label="{said}">{"".join(parts)}</svg>'
+
+
+def _labels(places: Sequence[tuple[float, float]]) -> list[tuple[float, float, str]]:
+    """Number places in their order, from 1: where each number goes, so that none lies on another or on a place.
+
+    Places that can hardly be told apart share one label.
+    """
+    alike: dict[tuple[int, int], list[int]] = {}
+    for number, (x, y) in enumerate(places, 1):
+        alike.setdefault((round(x / 5), round(y / 5)), []).append(number)
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
+    labels = []
+    for numbers in alike.values():
+        x, y = places[numbers[0] - 1]
+        said = ", ".join(map(str, numbers))
+        wide = 6.5 * len(said)
+        for step in range(24):
+            left = x + 8 if step % 2 == 0 else x - 8 - wide
+            base = y + 4 + 12 * (-1) ** (step // 2) * ((step // 2 + 1) // 2)
+            box = (left - 2, base - 9, left + wide + 2, base + 1)
+            if not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+                break
+        taken.append(box)
+        labels.append((left, base, said))
+    return labels
 
 
 def bar_rows(label: str, bars: Sequence[Bar]) -> str:
