@@ -180,7 +180,7 @@ def _labels(places: Sequence[tuple[float, float]]) -> list[tuple[float, float, s
         wide = 6.5 * len(said)
         for step in range(24):
             left = x + 8 if step % 2 == 0 else x - 8 - wide
-            base = y + 4 + 12 * (-1) ** (step // 2) * ((step // 2 + 1) // 2)
+            base = y + 4 - 12 * (step // 2)
             box = (left - 2, base - 9, left + wide + 2, base + 1)
             if not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
                 break
