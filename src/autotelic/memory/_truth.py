@@ -44,6 +44,7 @@ CREATE VIRTUAL TABLE IF NOT EXISTS terms USING fts5vocab(words, row);
 """
 # Ranking by BM25 reads every row that has one of the words: common words would cost most and tell least.
 _MAX_WORDS, _MAX_MATCHES, _COMMON = 40, 250, 0.25
+# A place of at most so many items keeps its vectors in memory, the last so many places.
 _NARROW, _KEPT = 4096, 8
 
 
@@ -347,6 +348,7 @@ class Truth:
         """Delete items, and what a deletion usually leaves in the file; return the ids that were there."""
         known = self.items(ids)
         self._common.clear()
+        self._matrices.clear()
         with self._file:
             contents = [(one.content,) for one in known.values()]
             self._file.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", contents)
