@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -201,8 +201,11 @@ async def test_a_person_gets_the_best_answer_there_is_when_a_call_fails_and_the_
 class Parrot(BaseHTTPRequestHandler):
     """An OpenAI-compatible server whose models say their names."""
 
+    asked = 0
+
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        Parrot.asked += 1
         said = {"index": 0, "message": {"role": "assistant", "content": asked["model"]}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}
         whole = {"id": "x", "created": 1, "object": "chat.completion", "model": asked["model"]}
@@ -214,19 +217,51 @@ class Parrot(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None: ...
 
 
-@pytest.mark.parametrize("said", [["--other", "openai/second="], []])
-def test_other_models_speak_too(said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def parrots(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a server of parrots."""
     monkeypatch.setenv("OPENAI_API_KEY", "none")
+    Parrot.asked = 0
     with ThreadingHTTPServer(("127.0.0.1", 0), Parrot) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/v1"
-        others = [part + url if part.endswith("=") else part for part in said]
-        who = ("--remote", "openai/first", "--base-url", url, *others, "--threads", tmp_path / "threads.sqlite")
-        asked = ("--input", '{"question": "Who are you?"}', "--strategy", "debate(speakers=2, rounds=1)", "--json")
-        found = json.loads(invoke("run", "refine", *who, *asked).stdout)
+        yield f"http://127.0.0.1:{server.server_port}/v1"
         server.shutdown()
+
+
+@pytest.mark.parametrize("said", [["--other", "openai/second="], []])
+def test_other_models_speak_too(said: list[str], parrots: str, tmp_path: Path) -> None:
+    others = [part + parrots if part.endswith("=") else part for part in said]
+    who = ("--remote", "openai/first", "--base-url", parrots, *others, "--threads", tmp_path / "threads.sqlite")
+    asked = ("--input", '{"question": "Who are you?"}', "--strategy", "debate(speakers=2, rounds=1)", "--json")
+    found = json.loads(invoke("run", "refine", *who, *asked).stdout)
     assert {draft["answer"] for draft in found["drafts"]} == ({"first", "second"} if said else {"first"})
     assert found["price"]["calls"] == 4
+
+
+def test_other_models_speak_in_a_suite_whose_answers_are_rows_of_their_own(copied: Path, parrots: str) -> None:
+    talk = "mixture(n=2)"
+    alone = json.loads(invoke("eval", copied, "--strategy", talk, "--json").stdout)
+    told = ("--strategy", talk, "--other", f"openai/second={parrots}", "--json")
+    together = json.loads(invoke("eval", copied, *told).stdout)
+    assert Parrot.asked == 24 and "with openai/second" in together["who"]
+    assert parrots not in json.dumps(together) + Path(together["page"]).read_text(), "addresses are nobody's business"
+    ledger = Ledger(copied / "ledger.sqlite")
+    rows = {row.task_id: row for row in ledger.rows(StrategyRow, strategy=f"{talk} with openai/second")}
+    assert len(rows) == 24 and any("second" in [one["answer"] for one in row.drafts] for row in rows.values())
+    assert not any("second" in [one["answer"] for one in row.drafts] for row in ledger.rows(StrategyRow, strategy=talk))
+    ledger.close()
+    assert json.loads(invoke("eval", copied, *told).stdout) == together and Parrot.asked == 24, "asked once"
+    assert json.loads(invoke("eval", copied, "--strategy", talk, "--json").stdout) == alone
+    for option in (("--other", f"openai/second={parrots}"), ("--calls", 3)):
+        with pytest.raises(UsageError, match="go with --strategy"):
+            invoke("eval", copied, *option)
+
+
+def test_other_models_speak_in_self_play(play: Play, parrots: str) -> None:
+    told = {"samples": 4, "bare": 0.0, "strategy": "mixture(n=2)", "others": [f"openai/second={parrots}"]}
+    _, ledger = play(small(solve=told, rounds=1))
+    rows = ledger.rows(RefinementRow)
+    assert Parrot.asked == len(rows) > 0 and {row.calls for row in rows} == {3}
 
 
 def test_run_refine_refuses_a_strategy_before_it_starts_a_model() -> None:

@@ -20,11 +20,12 @@ from autotelic.cli.graphs import graphs, run_graph
 from autotelic.cli.memory import memory
 from autotelic.cli.prompts import prompts
 from autotelic.cli.serve import serve
-from autotelic.cli.shown import JsonOption, RunArgument, out, show
+from autotelic.cli.shown import JsonOption, OtherOption, RunArgument, out, show
 from autotelic.cli.skills import skills
 from autotelic.cli.strategies import evaluate_strategies, split_strategies, strategies, strategy_table
 from autotelic.cli.tools import tools
 from autotelic.cli.ui import ui
+from autotelic.core.errors import UsageError
 
 __all__ = ["app"]
 
@@ -120,6 +121,7 @@ def evaluate(
     calls: Annotated[int | None, typer.Option(min=1, help="Most calls for an answer by a strategy.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens, prompts included.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.001, help="Most seconds.")] = None,
+    other: OtherOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Have a policy answer a suite, and show its accuracy by family, or that of several strategies of answering."""
@@ -132,10 +134,14 @@ def evaluate(
 
         names, budget = split_strategies(strategy), Budget(calls=calls, tokens=tokens, seconds=seconds)
         with Bars() as bars:
-            work = evaluate_strategies(run, names, policy, suite, memory=memory, budget=budget, progress=bars)
+            work = evaluate_strategies(
+                run, names, policy, suite, memory=memory, budget=budget, others=other or (), progress=bars
+            )
             compared = asyncio.run(work)
         show(compared, as_json, strategy_table(compared))
         return
+    if other or calls or tokens or seconds:
+        raise UsageError("--calls, --tokens, --seconds and --other go with --strategy. Name one, e.g. direct,debate.")
     with Bars() as bars:
         found = asyncio.run(evaluate_policy(run, policy, suite, memory=memory, progress=bars))
     show(found, as_json, accuracy_table(found))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from autotelic.cli.shown import JsonOption, out, show
+from autotelic.cli.shown import JsonOption, OtherOption, out, show
 from autotelic.cli.tools import AllowOption, ToolOption, tools_config
 from autotelic.core.errors import UsageError
 
@@ -54,10 +54,7 @@ def run_graph(
     strategy: Annotated[
         str, typer.Option(help="How the graph refine answers, e.g. reflexion(tries=2); see: strategies list.")
     ] = "self_consistency",
-    other: Annotated[
-        list[str] | None,
-        typer.Option(help="Another model that speaks in debate, mixture...: provider/name, or openai/NAME=URL."),
-    ] = None,
+    other: OtherOption = None,
     calls: Annotated[int | None, typer.Option(min=1, help="Most calls of the model for an answer of refine.")] = None,
     thread: Annotated[str | None, typer.Option(help="Thread to begin or to go on with; else a new one.")] = None,
     start: Annotated[str | None, typer.Option("--from", help="Checkpoint of the thread to start from.")] = None,

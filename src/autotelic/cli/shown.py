@@ -9,12 +9,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-__all__ = ["JsonOption", "RunArgument", "out", "show"]
+__all__ = ["JsonOption", "OtherOption", "RunArgument", "out", "show"]
 
 out = Console()
 
 RunArgument = Annotated[Path, typer.Argument(help="Directory of a run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs.")]
+OtherOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Another model that speaks in debate, mixture...: provider/name, or openai/NAME=URL."),
+]
 
 
 def show(data: Any, as_json: bool, shown: Any) -> None:

@@ -16,6 +16,8 @@ from autotelic.cli.shown import JsonOption, RunArgument, out, show
 from autotelic.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from autotelic.core.progress import Progress
     from autotelic.evaluation import RoutesConfig
     from autotelic.refinement import Budget
@@ -124,7 +126,15 @@ def split_strategies(text: str) -> list[str]:
 
 
 async def evaluate_strategies(
-    run: Path, names: list[str], policy: int | None, suite: str, *, memory: bool, budget: Budget, progress: Progress
+    run: Path,
+    names: list[str],
+    policy: int | None,
+    suite: str,
+    *,
+    memory: bool,
+    budget: Budget,
+    others: Sequence[str],
+    progress: Progress,
 ) -> dict[str, Any]:
     """Have a policy answer a suite by each strategy, as far as it has not; write the page, return the figures.
 
@@ -133,26 +143,29 @@ async def evaluate_strategies(
     """
     from autotelic.evaluation import bootstrap_seed, strategy_figures, strategy_page
     from autotelic.graphs.actions import opened_suite
+    from autotelic.graphs.others import shown_others
     from autotelic.graphs.refining import answer_suite_by
     from autotelic.refinement import build_strategy
 
     for name in names:
         build_strategy(name, suite=True)  # a mistake is found before anything is started
-    async with opened_suite(run, suite, policy, memory=memory, progress=progress) as (s, asked):
+    async with opened_suite(run, suite, policy, memory=memory, progress=progress, others=others) as (s, asked):
         rows = {
             name: await answer_suite_by(
                 s, name, asked.suite, asked.round, asked.policy, memory_of=asked.memory_of, budget=budget
             )
             for name in names
         }
-        seed = bootstrap_seed(s.config.seed)
+        seed, spoke = bootstrap_seed(s.config.seed), shown_others(s.config.solve.others)
     found = strategy_figures(rows, seed=seed)
     page = run / f"strategies-{asked.suite}{f'-{asked.round}' if asked.round else ''}.html"
     n = len(rows[names[0]])
     helped = " with memory" if memory else ""
-    page.write_text(strategy_page(found, f"policy-{asked.policy} on {n} tasks of {suite}{helped}"), encoding="utf-8")
+    who = f"policy-{asked.policy}{spoke}"
+    page.write_text(strategy_page(found, f"{who} on {n} tasks of {suite}{helped}"), encoding="utf-8")
     return {
         "policy": asked.policy,
+        "who": who,
         "suite": suite,
         "memory": memory,
         "n": n,
@@ -165,7 +178,7 @@ def strategy_table(found: dict[str, Any]) -> Table:
     """Return the figures for a terminal; where it is wide enough, with a bar for each accuracy."""
     wide = out.width >= 110
     table = Table(
-        title=f"policy-{found['policy']} on {found['n']} tasks of {found['suite']}, percent",
+        title=f"{found['who']} on {found['n']} tasks of {found['suite']}, percent",
         caption=f"against tokens, as a picture: {found['page']}",
         box=SIMPLE_HEAD,
         caption_justify="left",

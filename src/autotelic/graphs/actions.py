@@ -6,7 +6,7 @@ thing.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +37,13 @@ __all__ = [
 
 
 @asynccontextmanager
-async def _session(run: Path, progress: Progress) -> AsyncIterator[Session]:
-    """The session of an existing run, under its lease."""
+async def _session(run: Path, progress: Progress, others: Sequence[str] = ()) -> AsyncIterator[Session]:
+    """The session of an existing run, under its lease; `others` speak instead of those of its config."""
     with RunDir(run).require().held() as directory:
-        async with open_session(load_config(Config, directory.config), directory, progress) as session:
+        config = load_config(Config, directory.config)
+        if others:
+            config = config.model_copy(update={"solve": config.solve.model_copy(update={"others": tuple(others)})})
+        async with open_session(config, directory, progress) as session:
             yield session
 
 
@@ -66,16 +69,24 @@ class Asked:
 
 @asynccontextmanager
 async def opened_suite(
-    run: Path, suite: str, policy: int | None, *, memory: bool, progress: Progress
+    run: Path, suite: str, policy: int | None, *, memory: bool, progress: Progress, others: Sequence[str] = ()
 ) -> AsyncIterator[tuple[Session, Asked]]:
     """Open a run's session and find a suite: `frozen`, or `fresh:ROUND`; the champion answers if no policy is given.
+
+    Args:
+        run: directory of the run.
+        suite: which one.
+        policy: number of who answers.
+        memory: whether the memory helps.
+        progress: shows how far it is.
+        others: see `SolveConfig.others`; by default the run's own.
 
     Raises:
         UsageError: the run has no such suite or policy, or the sealed suite is not open yet.
     """
     name, _, number = suite.partition(":")
     round = int(number) if number.isdecimal() else 0
-    async with _session(run, progress) as s:
+    async with _session(run, progress, others) as s:
         tasks = s.ledger.suite(name, round=round)
         if not tasks:
             known = {(r.suite, r.round) for r in s.ledger.rows(SuiteRow) if r.suite != "sealed" or _finished(s.ledger)}

@@ -69,6 +69,9 @@ class SolveConfig(Frozen):
     as one answer to the bare prompt."""
     budget: Budget | None = None
     """How much one answer by the strategy may cost: `calls`, `tokens`, `seconds`."""
+    others: tuple[str, ...] = ()
+    """Models that speak beside the policy in strategies such as `debate` and `mixture`: `provider/name` as LiteLLM has
+    it, or `openai/NAME=URL` for one on an OpenAI-compatible server."""
     bounds: Bounds = Bounds(calls=2, turns=4, call_first=True)
     """How far an answer with tools may go; `max_tokens` then bounds each turn."""
 

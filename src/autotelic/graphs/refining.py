@@ -11,6 +11,7 @@ from autotelic.core.errors import UsageError
 from autotelic.core.words import Role, Task, content_id
 from autotelic.evaluation import full_marks
 from autotelic.graphs.adapting import Prepared, prepared
+from autotelic.graphs.others import shown_others
 from autotelic.graphs.remembering import recall
 from autotelic.graphs.session import Session
 from autotelic.graphs.strategy_solver import current_prompts, current_routes, first_score, how_found, reached, work_of
@@ -55,7 +56,7 @@ async def answer_suite_by(
     if isinstance(answers, Adapting) and budget and str(budget):
         raise UsageError("adapted has a budget of its own, its seconds; leave out that of each answer.")
     tasks = [t for t in s.ledger.suite(suite, round=round)[:limit] if only is None or t.id in only]
-    named = _versioned(s, strategy, policy)
+    named = _versioned(s, strategy, policy) + shown_others(s.config.solve.others)
     if isinstance(answers, Adapting):  # its weights are those for these tasks
         named += f" for {len(tasks)} tasks {content_id(*sorted(task.id for task in tasks))}"
     if budget and str(budget):

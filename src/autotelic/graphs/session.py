@@ -28,10 +28,11 @@ from autotelic.core.words import DeliveryRecord, Message, PolicyFiles, PolicySta
 from autotelic.environments import Environment, open_environment
 from autotelic.graphs.agent_solver import AgentSolver, openai_address, prove_agent
 from autotelic.graphs.config import Config
+from autotelic.graphs.others import open_others
 from autotelic.graphs.skill_library import open_made
 from autotelic.memory import CachedEmbedder, Embedder, Memory, open_embedder
 from autotelic.refinement import build_strategy
-from autotelic.serving import Endpoint, PolicyServer, open_endpoint, resolve_model
+from autotelic.serving import Endpoint, Gateway, PolicyServer, open_endpoint, resolve_model
 from autotelic.store import DeliveryRow, Ledger, NodeRow, PolicyRow, PromptRow, RunRow
 from autotelic.tools import Toolbox, open_toolbox
 from autotelic.training import Card, Trainer, read_card, read_policy, write_card
@@ -57,6 +58,7 @@ class Session:
     picker: Picker | None = None
     endpoint: Endpoint | None = None
     progress: Progress = field(default_factory=Silent)
+    others: tuple[Gateway, ...] = ()
     round: int = 0
 
     @property
@@ -229,6 +231,7 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
         stack.push_async_callback(server.stop)
         session = Session(config, run, ledger, environment, memory, server, trainer, toolbox)
         session.progress = progress or Silent()
+        session.others = open_others(stack, config.solve.others)
         if config.tools.pick:
             session.picker = ToolPicker(embedder, config.tools.pick, config.tools.pinned)
         if config.solver is not None:

@@ -16,9 +16,10 @@ from autotelic.core.run_dir import RunDir
 from autotelic.core.words import PolicyFiles
 from autotelic.graphs.ask import GraphContext
 from autotelic.graphs.config import Config
+from autotelic.graphs.others import open_others, open_remote
 from autotelic.graphs.session import find_base, open_memory, run_embedder
 from autotelic.graphs.skill_library import open_made
-from autotelic.serving import Gateway, LiteLLMBackend, PolicyServer, ServingConfig, resolve_model
+from autotelic.serving import Gateway, PolicyServer, ServingConfig, resolve_model
 from autotelic.store import Ledger
 from autotelic.tools import Tool, ToolsConfig, open_toolbox
 from autotelic.training import Trainer, read_policy
@@ -67,7 +68,7 @@ async def open_source(source: Source, progress: Progress, *, log: str = "vllm.lo
     """
     async with AsyncExitStack() as stack:
         if source.remote:
-            yield Served(_remote(stack, source.remote, source.base_url))
+            yield Served(open_remote(stack, source.remote, source.base_url))
             return
         if source.run is None:
             policy, log_file = await _base(stack, source.model, progress)
@@ -107,7 +108,7 @@ async def graph_context(source: Source, *, tools: ToolsConfig, progress: Progres
         for tool in toolbox.refused:
             progress.say(f"{tool.name} may not be called: allow {tool.name}, or its class {tool.permission}")
         served = await stack.enter_async_context(open_source(source, progress))
-        others = tuple(_remote(stack, *other.partition("=")[::2]) for other in source.others)
+        others = open_others(stack, source.others)
         context = GraphContext(served.gateway, memory=memory, toolbox=toolbox, others=others)
         if memory is not None:
             seen = config.memory
@@ -121,12 +122,6 @@ async def graph_context(source: Source, *, tools: ToolsConfig, progress: Progres
             if config.tools.pick:
                 context = replace(context, picker=ToolPicker(embedder, config.tools.pick, config.tools.pinned))
         yield context
-
-
-def _remote(stack: AsyncExitStack, name: str, url: str | None) -> Gateway:
-    gateway = Gateway(LiteLLMBackend(name, base_url=url or None))
-    stack.push_async_callback(gateway.aclose)
-    return gateway
 
 
 async def _base(stack: AsyncExitStack, model: str, progress: Progress) -> tuple[PolicyFiles, Path]:

@@ -182,6 +182,7 @@ def work_of(
         seed=s.seed("strategy", task.id),
         toolbox=s.toolbox,
         bounds=s.config.solve.bounds,
+        others=s.others,
         routes=routes,
         prompts={role: row.prompts for role, row in prompts.items()},
         examples=examples_in(s.memory, asked, before_round=before_round),
