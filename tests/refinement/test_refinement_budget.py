@@ -116,6 +116,13 @@ async def test_a_budget_of_calls_holds_at_every_size(strategy: str) -> None:
             assert not answer.stopped
 
 
+@pytest.mark.parametrize(("strategy", "calls"), [("tree_of_thoughts", 13), ("monte_carlo", 1), ("mixture", 1)])
+async def test_an_answer_that_is_there_when_a_budget_ends_comes_out(strategy: str, calls: int) -> None:
+    model = Restless()
+    answer = await answered(strategy, model, Budget(calls=calls))
+    assert answer.stopped == "calls" and answer.text is not None and len(model.asked) == calls
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 async def test_a_budget_of_tokens_is_exceeded_by_one_call_at_most(strategy: str) -> None:
     whole = (await answered(strategy, Restless())).price.tokens

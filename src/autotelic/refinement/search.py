@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from autotelic.core.words import Message
-from autotelic.refinement.work import Count, Draft, Strategy, Work, strategy_of
+from autotelic.refinement.work import Count, Draft, Strategy, Work, side_by_side, strategy_of
 
 __all__ = ["monte_carlo", "tree_of_thoughts"]
 
@@ -62,13 +62,15 @@ def tree_of_thoughts(*, width: Count = 3, beam: Count = 2, depth: Count = 2) -> 
     async def one(work: Work) -> Draft:
         chains = [Node()]
         for _ in range(depth):
-            grown = [child for node in chains for child in await _expand(work, node, width)]
+            families = await side_by_side(_expand(work, node, width) for node in chains)
+            grown = [child for children in families for child in children]
             if not grown:
                 break
-            for node in grown:
-                node.total, node.visits = await _rated(work, node), 1
+            values = await side_by_side(_rated(work, node) for node in grown)
+            for node, value in zip(grown, values, strict=True):
+                node.total, node.visits = value, 1
             chains = sorted(grown, key=lambda node: -node.value)[:beam]  # stable: of equals the first
-        drafts = [await _concluded(work, node, "tree_of_thoughts") for node in chains]
+        drafts = await side_by_side(_concluded(work.aside(), node, "tree_of_thoughts") for node in chains)
         best = next((draft for draft in drafts if draft.answer is not None), drafts[0])
         return work.note(best.model_copy(update={"of": tuple(drafts)}))
 
@@ -110,7 +112,7 @@ def monte_carlo(
             if node.visits and len(node.thoughts) < depth and await _expand(work, node, width):
                 node = node.children[0]
             if node.draft is None:
-                found = await _concluded(work, node, "monte_carlo")
+                found = await _concluded(work.aside(), node, "monte_carlo")
                 node.draft = found.model_copy(update={"score": await valued(work, found)})
                 drafts.append(node.draft)
                 work.note(max(drafts, key=_worth))
@@ -146,7 +148,7 @@ async def _concluded(work: Work, node: Node, by: str) -> Draft:
     """Answer from a chain; without a thought that is what the model answers by itself."""
     ask = _asked(work, node, f"{CONCLUDE} {work.form.system_prompt(work.task)}") if node.thoughts else work.prompt()
     (said,) = await work.ask(ask)
-    return work.draft(said, by, score=node.value if node.visits else None)
+    return work.note(work.draft(said, by, score=node.value if node.visits else None))
 
 
 def _asked(work: Work, node: Node, ask: str) -> tuple[Message, ...]:

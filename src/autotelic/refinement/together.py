@@ -48,7 +48,7 @@ def debate(
 
     async def one(work: Work) -> Draft:
         desks = [work.speaker(i).branch(i) for i in range(speakers)]
-        said = [(await inner(desk))[0] for desk in desks]
+        said = await _first_answers(inner, desks)
         opening = vote(said).winner
         work.note(opening)
         history = [opening, *said]
@@ -86,11 +86,11 @@ def mixture(inner: Strategy | None = None, *, n: Count = 3, layers: Count = 1) -
 
     async def one(work: Work) -> Draft:
         desks = [work.speaker(i).branch(i) for i in range(n)]
-        said = [(await inner(desk))[0] for desk in desks]
+        said = await _first_answers(inner, desks)
         history = list(said)
         work.note(vote(said).winner)
         for _ in range(1, layers):
-            said = [await _merged(desk, said) for desk in desks]
+            said = await side_by_side([_merged(desk, said) for desk in desks])
             history += said
         best = await _merged(work, said)
         return work.note(best.model_copy(update={"of": (*history, best)}))
@@ -137,6 +137,10 @@ def _neighbours(index: int, speakers: int, topology: Topology) -> list[int]:
     if topology == "star" and index:
         return [0]
     return [other for other in range(speakers) if other != index]
+
+
+async def _first_answers(inner: Strategy, desks: Sequence[Work]) -> list[Draft]:
+    return [drafts[0] for drafts in await side_by_side(inner(desk) for desk in desks)]
 
 
 async def _reply(work: Work, own: Draft, others: Sequence[Draft]) -> Draft:
