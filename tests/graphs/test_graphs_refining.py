@@ -57,6 +57,8 @@ def test_strategies_answer_a_suite_and_are_compared_with_the_first(copied: Path)
     shown = invoke("eval", copied, "--strategy", "direct,self_consistency(n=4, batch=2)")
     lines = shown.stdout.splitlines()
     assert any("self_consistency" in line and "[" in line for line in lines) and max(map(len, lines)) <= 80
+    assert any(line.rstrip().endswith("flips") for line in lines), "the last column is there, whole"
+    assert any("+0 -0" in line for line in lines)
 
 
 def test_few_shot_sees_what_the_memory_held_before_the_suites_round(copied: Path) -> None:

@@ -175,7 +175,7 @@ async def evaluate_strategies(
 
 
 def strategy_table(found: dict[str, Any]) -> Table:
-    """Return the figures for a terminal; where it is wide enough, with a bar for each accuracy."""
+    """Return the figures for a terminal; where it is wide enough, with a bar for each accuracy, and calls."""
     wide = out.width >= 110
     table = Table(
         title=f"{found['who']} on {found['n']} tasks of {found['suite']}, percent",
@@ -184,7 +184,14 @@ def strategy_table(found: dict[str, Any]) -> Table:
         caption_justify="left",
     )
     table.add_column("strategy", min_width=16, overflow="fold")
-    for head in ("accuracy [95%]", *([""] if wide else []), "gain [95%]", "tokens", "calls", "flips"):
+    for head in (
+        "accuracy [95%]",
+        *([""] if wide else []),
+        "gain [95%]",
+        "tokens",
+        *(["calls"] if wide else []),
+        "flips",
+    ):
         table.add_column(head, no_wrap=True, justify="left" if not head else "right")
     top = max([one["accuracy"]["high"] for one in found["strategies"] if one["accuracy"]], default=1.0) or 1.0
     for one in found["strategies"]:
@@ -196,7 +203,7 @@ def strategy_table(found: dict[str, Any]) -> Table:
             *([bar] if wide else []),
             "" if gain is None else f"{100 * gain['gain']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]",
             f"{one['tokens']:,.0f}",
-            f"{one['calls']:.1f}",
+            *([f"{one['calls']:.1f}"] if wide else []),
             f"+{one['mended']} -{one['spoiled']}",
         )
     return table
