@@ -1,6 +1,6 @@
 """New weights into a running server: starting it again on them, against delivering them in place. Both until proved.
 
-    .venv/bin/python benchmarks/delivery.py [--restarts 2] [--deliveries 9]
+    .venv/bin/python benchmarks/delivery.py [--restarts 2] [--deliveries 9] [--guess-ahead 4]
 
 The second policy is the base model with noise in its matrices; its canary is computed by transformers in bfloat16, as
 the trainer does. Prints a table, and as its last line one JSON object.
@@ -58,10 +58,12 @@ def make_apart(source: str, out: Path, noise: float, number: int) -> PolicyFiles
     return made.model_copy(update={"number": number})
 
 
-async def measure(policies: list[PolicyFiles], log: Path, restarts: int, deliveries: int) -> dict[str, list[float]]:
+async def measure(
+    policies: list[PolicyFiles], serving: ServingConfig, log: Path, restarts: int, deliveries: int
+) -> dict[str, list[float]]:
     """Return the seconds of each restart and of each delivery in place."""
     taken: dict[str, list[float]] = {"restart": [], "in place": []}
-    server = PolicyServer(ServingConfig(), log=log)
+    server = PolicyServer(serving, log=log)
     try:
         await server.start(policies[0])
         for turn in range(restarts):
@@ -83,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--restarts", type=int, default=2)
     parser.add_argument("--deliveries", type=int, default=9)
+    parser.add_argument("--guess-ahead", type=int, default=0, help="serving.guess_ahead: tokens speculated")
     parser.add_argument("--make", nargs=3, metavar=("SOURCE", "OUT", "NOISE"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.make:
@@ -92,7 +95,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         policies = [make_apart(model.path, root / f"policy-{i}", noise, i) for i, noise in enumerate((0.0, 0.02))]
-        taken = asyncio.run(measure(policies, root / "vllm.log", chosen.restarts, chosen.deliveries))
+        serving, log = ServingConfig(guess_ahead=chosen.guess_ahead), root / "vllm.log"
+        taken = asyncio.run(measure(policies, serving, log, chosen.restarts, chosen.deliveries))
     medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
     print(f"{'way':<10}{'times':>6}{'median s':>10}{'least s':>10}{'most s':>10}")
     for name, seconds in taken.items():
@@ -103,6 +107,7 @@ def main() -> None:
         "restart_seconds": round(medians["restart"], 3),
         "in_place_seconds": round(medians["in place"], 3),
         "compared": "stop and start vLLM on new weights, against loading them in place; each until the proof holds",
+        "guess_ahead": chosen.guess_ahead,
         "model": model.source,
     }
     print(json.dumps(summary))
