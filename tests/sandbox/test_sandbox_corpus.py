@@ -119,6 +119,11 @@ RESOURCES = {
         "for i in range(99):\n    with open(f'/tmp/{i}', 'wb') as f: f.write(bytes(1 << 20))",
         {"error"},
     ),
+    "many_files_under_way": (
+        "import os\ni = 0\nwhile i < 10**6:\n    open(f'/tmp/{i}', 'w').close()\n    i += 1\n"
+        "    if i % 50 == 0: os.write(1, b'.')",
+        {"output"},
+    ),
     "many_files": ("i = 0\nwhile True:\n    open(f'/tmp/{i}', 'w').close()\n    i += 1", {"output"}),
 }
 

@@ -257,6 +257,32 @@ async def test_a_dead_server_comes_back_with_the_proved_policy(bench: Any) -> No
     assert [(r.policy, r.kind) for r in bench.records][2:] == [(1, "recover")]
 
 
+async def test_who_gives_up_while_the_server_comes_back_ends_it_for_nobody(bench: Any, wait_for: Wait) -> None:
+    await bench.server.start(bench.policy(0, 1.0))
+    bench.set("die")
+    impatient = asyncio.create_task(answer(bench))
+    await asyncio.to_thread(wait_for, lambda: bool(bench.server.gateway.counters.retries))  # it found the server dead
+    patient = asyncio.create_task(answer(bench))
+    impatient.cancel()
+    assert await patient == await answer(bench) == ("1.0", 0)
+    assert [r.kind for r in bench.records] == ["start", "recover"]
+
+
+async def test_a_stop_while_the_server_comes_back_is_the_end(
+    bench: Any, wait_for: Wait, descendants: Descendants
+) -> None:
+    await bench.server.start(bench.policy(0, 1.0))
+    bench.set("die")
+    waiting = asyncio.create_task(answer(bench))
+    await asyncio.to_thread(wait_for, lambda: bool(bench.server.gateway.counters.retries))
+    await bench.server.stop()
+    with pytest.raises((ServingError, asyncio.CancelledError)):
+        await waiting
+    assert not any("fake_vllm.py" in line[1] for line in descendants(os.getpid()).values())
+    with pytest.raises(DeliveryError, match="was not started"):
+        await answer(bench)
+
+
 async def test_a_server_that_keeps_dying_is_given_up(bench: Any) -> None:
     await bench.server.start(bench.policy(0, 1.0))
     for _ in range(3):

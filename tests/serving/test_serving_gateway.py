@@ -239,6 +239,21 @@ async def test_litellm_reaches_an_openai_compatible_server(bench: Any) -> None:
         await made.complete(ASK, Sampling(choices=("a",)))
 
 
+async def test_a_remote_stream_that_breaks_off_is_an_answer_that_did_not_come() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 9999\r\n\r\ndata: ")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    made = Gateway(LiteLLMBackend("openai/policy", base_url=url, api_key="none"), attempts=2, backoff=0.001)
+    with pytest.raises(ServingError, match="in 2 attempts"):
+        await made.complete(ASK, Sampling(), lambda _: None)
+    server.close()
+
+
 async def test_langchain_runs_on_the_gateway() -> None:
     gateway = Gateway(ScriptedBackend(echo))
     gateway.unblock(2)

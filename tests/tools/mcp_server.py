@@ -8,6 +8,7 @@ import time
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.types import EmbeddedResource, TextContent, TextResourceContents
 
 server = MCPServer("house")
 
@@ -48,6 +49,13 @@ def die() -> str:
 def find(title: str) -> str:
     """Find a book."""
     return f"{title} is on shelf 3"
+
+
+@server.tool(structured_output=False)
+def page() -> list[EmbeddedResource | TextContent]:
+    """Read a page."""
+    words = TextResourceContents(uri="file:///page", text="the page's words")
+    return [EmbeddedResource(type="resource", resource=words), TextContent(type="text", text="")]
 
 
 @server.tool()

@@ -171,6 +171,10 @@ async def test_documents_are_searched_and_found_again_when_they_change(tmp_path:
     (tmp_path / "tea.txt").write_text("Steep the dough for forty minutes, dough, dough.\n")
     assert (await search({"query": "dough", "count": 1})).content.startswith("tea.txt:1")
     assert (await search({"query": "zeppelin"})).content == "nothing was found"
+    (tmp_path / "long.txt").write_text("first\n" + "word " * 400 + "quince " + "word " * 400 + "x" * 3000 + " medlar\n")
+    for word in ("quince", "medlar"):
+        found = await search({"query": word})
+        assert found.content.startswith("long.txt:2\n") and word in found.content and len(found.content) < 1300
     for query in ("???", '"', "a OR b) NEAR"):
         assert (await search({"query": query})).reason in ("ok", "failed")
     outside.unlink()

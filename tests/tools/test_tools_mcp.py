@@ -53,6 +53,7 @@ async def test_the_tools_of_a_server_are_called(over: str, url: str) -> None:
             "wait",
             "freeze",
             "die",
+            "page",
             "secrets",
             "books_find",
         }
@@ -60,6 +61,7 @@ async def test_the_tools_of_a_server_are_called(over: str, url: str) -> None:
         assert (added.ok, added.content) == (True, "42")
         found = await toolbox.call("books_find", {"title": "Emma"})
         assert found.content == "Emma is on shelf 3", "our names have no dots, and the server is called by its own"
+        assert (await toolbox.call("page", {})).content == "the page's words\n", "what is embedded is read too"
         failed = await toolbox.call("fail", {"text": "no bread"})
         assert (failed.ok, failed.reason) == (False, "failed") and "no bread" in failed.content
         for bad in ('{"left": "2", "right": 40}', '{"left": 2}', '{"left": 2, "right": 40, "up": 1}'):

@@ -84,12 +84,17 @@ Served = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
 @pytest.fixture
-def app(model: Model, run: Run) -> Callable[..., Any]:
+def gateway(model: Model) -> Gateway:
+    found = Gateway(model, attempts=1)
+    found.unblock(0)
+    return found
+
+
+@pytest.fixture
+def app(model: Model, run: Run, gateway: Gateway) -> Callable[..., Any]:
     def make(**bounds: Any) -> Any:
-        gateway = Gateway(model, attempts=1)
-        gateway.unblock(0)
         context = GraphContext(gateway, budget=Budget(calls=16), max_tokens=64)
-        board = Switchboard(model.deliver, 0, turn=0.05)
+        board = Switchboard(model.deliver, lambda: model.policy, turn=0.05)
         graphs = {name: find_graph(name) for name in ("solve", "refine")}
         answerer = Answerer(Voices(context, board, lambda: (run.champion, run.known)), graphs)
         return make_app(answerer, Metrics(), Bounds(**({"keys": (KEY,)} | bounds)))

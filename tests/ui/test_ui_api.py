@@ -14,6 +14,8 @@ import uvicorn
 from pydantic import SecretStr
 from tests.ui.conftest import KEY, Model, Run
 
+from autotelic.serving import Gateway
+
 Served = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 PATH = "/v1/chat/completions"
 ADD = {
@@ -118,6 +120,8 @@ async def test_the_budget_bounds_what_a_caller_may_cost(served: Served, model: M
 
 async def test_a_graph_answers(served: Served, model: Model) -> None:
     async with served() as client:
+        await client.post(PATH, json=chat("2 + 2", model="graph:solve", max_tokens=9))
+        assert model.asked.pop()[1].max_tokens == 9
         found = (await client.post(PATH, json=chat("what is it", "graph:solve"))).json()
         assert found["choices"][0]["message"]["content"] == "policy-0 heard: what is it"
         assert found["usage"]["total_tokens"] > 0
@@ -158,6 +162,10 @@ async def test_calls_of_tools_go_out_and_results_come_in(served: Served, model: 
         (json.dumps(chat(temperature=-1)).encode(), 400, "temperature=-1"),
         (json.dumps(chat(n=2, stream=True)).encode(), 400, "a stream holds one answer"),
         (json.dumps(chat(logprobs=True)).encode(), 400, "logprobs"),
+        (json.dumps(chat(logprobs=True, model="champion:direct")).encode(), 400, "logprobs"),
+        (json.dumps(chat(presence_penalty=1.5)).encode(), 400, "presence_penalty"),
+        (json.dumps(chat(logit_bias={"5": 100})).encode(), 400, "logit_bias"),
+        (json.dumps(chat(tools=[ADD], response_format={"type": "json_object"})).encode(), 400, "together with tools"),
         (json.dumps(chat(tools=[{"type": "function"}])).encode(), 400, "tools"),
         (json.dumps(chat(model="champion:direct", tools=[ADD])).encode(), 400, "tools cannot be given"),
         (json.dumps(chat(model="champion:best_of(by='checker')")).encode(), 400, "checker"),
@@ -182,6 +190,21 @@ async def test_a_failure_before_the_first_word_of_a_stream_has_its_status(served
     assert found.status_code == 500 and "secret" not in found.text
 
 
+async def test_whoever_watches_the_server_sees_that_nobody_answers(served: Served, gateway: Gateway) -> None:
+    async with served() as client:
+        assert (await client.get("/health")).json() == {"status": "ok"}
+        gateway.block("the model server died, at /a/secret/place")
+        found = await client.get("/health")
+        assert found.status_code == 503 and "secret" not in found.text
+
+
+async def test_an_answer_without_tools_is_not_asked_for_as_a_turn(served: Served, model: Model) -> None:
+    said = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "one"}, {"role": "user", "content": "2"}]
+    async with served() as client:
+        await client.post(PATH, json=chat() | {"messages": said, "tools": [ADD], "tool_choice": "none"})
+    assert [message.content for message in model.asked[0][0]] == ["1", "one", "2"]
+
+
 async def test_models_and_metrics(served: Served, run: Run) -> None:
     async with served() as client:
         names = [model["id"] for model in (await client.get("/v1/models")).json()["data"]]
@@ -190,10 +213,11 @@ async def test_models_and_metrics(served: Served, run: Run) -> None:
         assert (await client.get("/v1/models/policy-9")).status_code == 404
         await client.post(PATH, json=chat("one two", stream=True))
         await client.post(PATH, json=chat(model="nobody\n# forged 1"))
+        await client.post(PATH, json=chat(model="champion:direct # forged"))
         text = (await client.get("/metrics")).text
     assert 'autotelic_requests_total{model="champion",status="200"} 1.0' in text
     assert 'autotelic_requests_total{model="unknown",status="404"} 1.0' in text and "forged" not in text
-    assert 'autotelic_tokens_total{kind="completion"} 4.0' in text
+    assert 'autotelic_tokens_total{kind="completion"} 7.0' in text
     assert 'autotelic_first_text_seconds_count{model="champion"} 1.0' in text
     assert "autotelic_requests_running 0.0" in text
 
@@ -251,13 +275,13 @@ async def test_curl(address: str) -> None:
 async def test_who_hangs_up_stops_being_answered(address: str, model: Model) -> None:
     model.pause.clear()
     async with httpx.AsyncClient(headers={"Authorization": f"Bearer {KEY}"}) as client:
-        for asked in (chat(), chat(stream=True)):
+        for asked in (chat(), chat(stream=True), chat(stream=True, model="champion:self-refine")):
             with pytest.raises(httpx.ReadTimeout):
                 await client.post(f"{address}/chat/completions", json=asked, timeout=httpx.Timeout(5, read=0.2))
-        model.pause.set()
         for _ in range(200):
             text = (await client.get(f"{address.removesuffix('/v1')}/metrics")).text
             if "autotelic_requests_running 0.0" in text:
                 break
             await asyncio.sleep(0.01)
-        assert "autotelic_requests_running 0.0" in text
+        assert "autotelic_requests_running 0.0" in text, "the model has not said a word yet"
+        model.pause.set()

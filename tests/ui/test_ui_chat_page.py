@@ -110,7 +110,7 @@ class House:
         self.open.append(name)
         gateway = Gateway(self.model, attempts=1)
         gateway.unblock(0)
-        board = Switchboard(self.model.deliver, 0, turn=0.05)
+        board = Switchboard(self.model.deliver, lambda: self.model.policy, turn=0.05)
         ledger = Ledger(run.ledger) if run else None
         box = Toolbox([tool(permission="writes")(self.write)]).opened() if self._tooled else Toolbox()
         asks = frozenset({"write"} if self._tooled else ())

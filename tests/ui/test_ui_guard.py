@@ -62,6 +62,26 @@ async def test_pages_of_others_may_not_ask(served: Served, model: Model, headers
     assert len(model.asked) == int(passes)
 
 
+async def test_a_page_that_may_ask_can_read_the_answer(served: Served, model: Model) -> None:
+    mine, before = "https://mine.example", {"Access-Control-Request-Method": "POST", "Authorization": ""}
+    async with served(origins=frozenset({mine})) as client:
+        asked = await client.options(PATH, headers={"Origin": mine, **before})
+        assert asked.status_code == 204 and "authorization" in asked.headers["access-control-allow-headers"]
+        found = await client.post(PATH, json=CHAT, headers={"Origin": mine})
+        wrong = await client.post(PATH, json=CHAT, headers={"Origin": mine, "Authorization": "Bearer wrong"})
+        assert (found.status_code, wrong.status_code) == (200, 401)
+        assert all(one.headers["access-control-allow-origin"] == mine for one in (asked, found, wrong))
+        other = await client.options(PATH, headers={"Origin": "https://evil.example", **before})
+        assert other.status_code == 403 and "access-control-allow-origin" not in other.headers
+    assert len(model.asked) == 1
+
+
+async def test_what_is_open_to_all_takes_nothing(served: Served) -> None:
+    async with served() as client:
+        assert (await client.get("/health", headers={"Authorization": ""})).status_code == 200
+        assert (await client.post("/health", content=b"x" * 1000, headers={"Authorization": ""})).status_code == 413
+
+
 async def test_a_request_of_a_hundred_megabytes_is_refused(served: Served, model: Model) -> None:
     read = 0
 

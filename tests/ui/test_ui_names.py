@@ -32,3 +32,22 @@ def test_what_names_mean(name: str, means: Named) -> None:
 def test_what_means_nothing(name: str) -> None:
     with pytest.raises(UsageError):
         read_name(name)
+
+
+def test_a_name_is_a_small_program_at_most() -> None:
+    assert read_name("champion:best_of(n=1000)").strategy == "best_of(n=1000)"
+    for name in ("champion:best_of(" + "direct," * 1000 + "n=2)", "champion:debate(speakers=1000000)"):
+        with pytest.raises(UsageError):
+            read_name(name)
+    for name in (
+        "best_of(best_of(n=200), n=200)",
+        "best_of(" * 6 + "direct" + ")" * 6,
+        "debate(best_of(n=99), speakers=999)",
+    ):
+        with pytest.raises(UsageError, match="answers at once"):
+            read_name(f"champion:{name}")
+
+
+def test_what_a_caller_writes_beside_a_strategy_is_no_part_of_its_name() -> None:
+    assert read_name("champion:best_of(\n  n = 3) # mine").strategy == "best_of(n=3)"
+    assert read_name("champion:(direct) # yours").strategy == "direct"

@@ -306,6 +306,8 @@ async def test_who_holds_the_lease_is_known_without_asking_for_it(tmp_path: Path
         async with opened(site) as client:
             stopped = await client.post("/runs/mine/stop", data={"token": site.token})
             assert stopped.status_code == 409, "the app does not end itself"
+        (run.root / "lock").write_text("1")
+        assert holder(run) is None, "that a file of another disk has the same number says nothing of this one"
     assert holder(run) is None
 
 

@@ -42,7 +42,7 @@ class Server:
 def test_everybody_is_answered_by_whom_he_asked(asked: list[tuple[int, int]], turn: float) -> None:
     async def main() -> None:
         server = Server()
-        board = Switchboard(server.deliver, 0, turn=turn)
+        board = Switchboard(server.deliver, lambda: server.policy, turn=turn)
         found = await asyncio.gather(*(server.answer(board, *one) for one in asked))
         assert found == [policy for policy, _ in asked]
         await board.aclose()
@@ -52,14 +52,23 @@ def test_everybody_is_answered_by_whom_he_asked(asked: list[tuple[int, int]], tu
 
 async def test_requests_for_one_policy_share_a_delivery() -> None:
     server = Server()
-    board = Switchboard(server.deliver, 0, turn=10)
+    board = Switchboard(server.deliver, lambda: server.policy, turn=10)
     await asyncio.gather(*(server.answer(board, policy, 1) for policy in (0, 1, 0, 1, 0, 1, 0)))
     assert server.delivered == [1]
 
 
+async def test_a_server_that_lost_its_policy_is_asked_to_deliver_it_again() -> None:
+    server = Server()
+    board = Switchboard(server.deliver, lambda: server.policy)
+    await server.answer(board, 0, 1)
+    server.policy = None  # it died, and could not be brought back
+    assert await asyncio.wait_for(server.answer(board, 0, 1), 20) == 0
+    assert server.delivered == [0]
+
+
 async def test_who_waits_longer_than_a_turn_is_next() -> None:
     server = Server()
-    board = Switchboard(server.deliver, 0, turn=0.0)
+    board = Switchboard(server.deliver, lambda: server.policy, turn=0.0)
     order: list[str] = []
 
     async def one(name: str, policy: int) -> None:
@@ -78,7 +87,7 @@ async def test_who_waits_longer_than_a_turn_is_next() -> None:
 
 async def test_a_policy_that_cannot_be_delivered_fails_its_own_requests_only() -> None:
     server = Server()
-    board = Switchboard(server.deliver, 0)
+    board = Switchboard(server.deliver, lambda: server.policy)
     found = await asyncio.gather(*(server.answer(board, p, 1) for p in (0, 9, 9, 1)), return_exceptions=True)
     assert found[0] == 0 and found[3] == 1
     assert all(isinstance(one, DeliveryError) for one in found[1:3])
@@ -87,7 +96,7 @@ async def test_a_policy_that_cannot_be_delivered_fails_its_own_requests_only() -
 
 async def test_who_gives_up_waiting_is_in_nobodys_way() -> None:
     server = Server()
-    board = Switchboard(server.deliver, 0, turn=0.0)
+    board = Switchboard(server.deliver, lambda: server.policy, turn=0.0)
     async with board.held(0):
         waiting = asyncio.create_task(server.answer(board, 1, 1))
         await asyncio.sleep(0)
@@ -101,7 +110,7 @@ async def test_who_gives_up_waiting_is_in_nobodys_way() -> None:
 
 async def test_given_up_in_the_moment_of_being_let_in() -> None:
     server = Server()
-    board = Switchboard(server.deliver, 0)
+    board = Switchboard(server.deliver, lambda: server.policy)
     waiting = asyncio.create_task(server.answer(board, 0, 1))
     await asyncio.sleep(0)
     waiting.cancel()

@@ -13,7 +13,7 @@ from autotelic.core.registry import lookup
 from autotelic.refinement.adapted import Adapting
 from autotelic.refinement.work import Strategy
 
-__all__ = ["build_strategy", "consults_critic", "parameters"]
+__all__ = ["build_strategy", "consults_critic", "fan_out", "parameters"]
 
 
 def build_strategy(text: str, *, suite: bool = False) -> Strategy:
@@ -46,6 +46,18 @@ def consults_critic(text: str) -> bool:
     return _consults(_parsed(text))
 
 
+def fan_out(text: str) -> int:
+    """Say how many answers a strategy may have under way at once: of those within one another, the counts' product.
+
+    A strategy's count is the largest whole number that it takes, given or by default, so this is rather too many.
+
+    Raises:
+        UsageError: see `build_strategy`.
+    """
+    build_strategy(text, suite=True)
+    return _fan_out(_parsed(text))
+
+
 def parameters(maker: Any) -> str:
     """Return a strategy's parameters with their defaults, as one writes them."""
     given = inspect.signature(maker).parameters.values()
@@ -60,21 +72,29 @@ def _parsed(text: str) -> ast.expr:
 
 
 def _consults(node: ast.expr) -> bool:
-    call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
-    name = cast(ast.Name, call.func).id
-    inner = [
-        one for one in (*call.args, *(word.value for word in call.keywords)) if isinstance(one, ast.Name | ast.Call)
-    ]
-    if name == "self_refine" or any(map(_consults, inner)):
+    maker, given, inner = _taken_apart(node)
+    if maker is lookup("strategy", "self_refine") or any(map(_consults, inner)):
         return True
-    maker = lookup("strategy", name)
-    takes, hints = inspect.signature(maker), get_type_hints(maker)
+    hints = get_type_hints(maker)
+    return any("critic" in get_args(hints.get(name)) and value == "critic" for name, value in given.items())
+
+
+def _fan_out(node: ast.expr) -> int:
+    _, given, inner = _taken_apart(node)
+    own = [value for value in given.values() if type(value) is int]
+    return max([1, *own]) * max([1, *map(_fan_out, inner)])
+
+
+def _taken_apart(node: ast.expr) -> tuple[Any, dict[str, Any], list[ast.expr]]:
+    """Return who makes a strategy, its plain parameters with what was left out, and the strategies within it."""
+    call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
+    maker = lookup("strategy", cast(ast.Name, call.func).id)
+    takes = inspect.signature(maker)
     given = takes.bind(*call.args, **{word.arg: word.value for word in call.keywords if word.arg}).arguments
-    for one in takes.parameters.values():
-        value = given.get(one.name, ast.Constant(one.default))
-        if "critic" in get_args(hints.get(one.name)) and isinstance(value, ast.Constant) and value.value == "critic":
-            return True
-    return False
+    said = [*call.args, *(word.value for word in call.keywords)]
+    inner: list[ast.expr] = [value for value in said if isinstance(value, ast.Name | ast.Call)]
+    plain = {name: ast.literal_eval(value) for name, value in given.items() if value in said and value not in inner}
+    return maker, {name: one.default for name, one in takes.parameters.items()} | plain, inner
 
 
 def _built(node: ast.expr, text: str) -> Any:

@@ -28,7 +28,7 @@ MERGE = "Several people answered this task:\n{others}\nSome of it may be wrong. 
 def debate(
     inner: Strategy | None = None,
     *,
-    speakers: Annotated[int, Field(ge=2)] = 3,
+    speakers: Annotated[int, Field(ge=2, le=1000)] = 3,
     rounds: Count = 2,
     topology: Topology = "full",
 ) -> Strategy:

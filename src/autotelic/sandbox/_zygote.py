@@ -273,7 +273,7 @@ def _watch(
     for fd in buffers:
         os.set_blocking(fd, False)
         poller.register(fd, select.POLLIN)
-    open_fds = set(buffers)
+    open_fds, counted = set(buffers), time.monotonic()
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
@@ -287,7 +287,8 @@ def _watch(
             return "done"
         if not open_fds or (not ready and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None):
             return "exited"
-        if not ready and _getpid() == 1:
+        if _getpid() == 1 and time.monotonic() - counted >= _TICK / 2:  # by the clock: output is no way around it
+            counted = time.monotonic()
             space = os.statvfs("/tmp")
             if space.f_files - space.f_ffree > _MAX_INODES:
                 return "files"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import httpx
@@ -241,11 +242,16 @@ class LiteLLMBackend:
     ) -> Completion:
         """See `Streaming.stream`."""
         chunks = []
-        async for chunk in await self._call_model(self._body(messages, sampling) | {"stream": True}):
+        pieces = aiter(await self._call_model(self._body(messages, sampling) | {"stream": True}))
+        litellm = _litellm()
+        while True:
+            with self._faults(litellm):
+                if (chunk := await anext(pieces, None)) is None:
+                    break
             chunks.append(chunk)
             if chunk.choices and (text := chunk.choices[0].delta.content):
                 on_text(text)
-        whole = _litellm().stream_chunk_builder(chunks)
+        whole = litellm.stream_chunk_builder(chunks)
         if whole is None or not whole.choices:
             raise Unavailable(f"{self._call['model']}: an answer without choices")
         return completions(whole.model_dump(), policy)[0]
@@ -271,8 +277,14 @@ class LiteLLMBackend:
 
     async def _call_model(self, body: dict[str, Any]) -> Any:
         litellm = await asyncio.to_thread(_litellm)  # importing it takes seconds
-        try:
+        with self._faults(litellm):
             return await litellm.acompletion(**self._call, **body, drop_params=True)
+
+    @contextmanager
+    def _faults(self, litellm: Any) -> Iterator[None]:
+        """Say in our words what LiteLLM raises."""
+        try:
+            yield
         except litellm.exceptions.AuthenticationError as error:
             raise UsageError(f"{self._call['model']} refused the key: {error}. Set the provider's API key.") from None
         except litellm.exceptions.ContextWindowExceededError as error:

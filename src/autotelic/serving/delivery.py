@@ -69,6 +69,7 @@ class PolicyServer:
         self._foreseen: tuple[TokenIds, Rows] | None = None
         self._started = False
         self._recovery = asyncio.Lock()
+        self._recovering: asyncio.Task[None] | None = None
         self._restarts: list[float] = []
 
     @property
@@ -137,9 +138,16 @@ class PolicyServer:
     async def recover(self) -> None:
         """Bring the server back with the policy that was proved last, if it is dead. Does nothing if it is well.
 
+        Whoever else waits for the server waits for the same recovery, which goes on when one of them gives up.
+
         Raises:
             ServingError: it died too often, or could not be started; the gateway then refuses all requests.
         """
+        if self._recovering is None or self._recovering.done():
+            self._recovering = asyncio.create_task(self._recover())
+        await asyncio.shield(self._recovering)
+
+    async def _recover(self) -> None:
         async with self._recovery:
             policy = self._proved
             if policy is None or await self.server.healthy():
@@ -155,6 +163,9 @@ class PolicyServer:
 
     async def stop(self) -> None:
         """Stop the server and refuse requests from now on."""
+        if self._recovering is not None:
+            self._recovering.cancel()
+            await asyncio.gather(self._recovering, return_exceptions=True)
         self.gateway.block(_CLOSED)
         self._proved, self._held, self._started = None, None, False
         await self.server.stop()

@@ -116,6 +116,11 @@ class Gateway:
             finally:
                 self._open.set()
 
+    @property
+    def blocked(self) -> bool:
+        """Whether all requests are refused."""
+        return self._blocked is not None
+
     def block(self, reason: str) -> None:
         """Refuse all requests, with this reason, until `unblock`."""
         self._blocked, self.policy = reason, None

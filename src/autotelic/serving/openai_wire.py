@@ -108,6 +108,12 @@ class ChatRequest(_Wire):
     """What else comes with the pieces."""
     logprobs: bool | None = None
     """Refused: the texts of single tokens are not kept."""
+    frequency_penalty: float | None = None
+    """Refused, but for 0."""
+    presence_penalty: float | None = None
+    """Refused, but for 0."""
+    logit_bias: dict[str, float] | None = None
+    """Refused, but for none."""
 
     @field_validator("tools")
     @classmethod
@@ -128,7 +134,8 @@ class ChatRequest(_Wire):
         Args:
             apart: whether it takes calls of tools apart from the text; else they are the text, in our dialect.
         """
-        return tuple(_message(one, apart=apart, dialect=bool(self.tools)) for one in self.messages)
+        dialect = bool(self.tools) and self.tool_choice != "none"
+        return tuple(_message(one, apart=apart, dialect=dialect) for one in self.messages)
 
     def sampling(self, default: Sampling, *, apart: bool) -> Sampling:
         """Return how the answer is to be sampled.
@@ -140,13 +147,18 @@ class ChatRequest(_Wire):
         Raises:
             UsageError: the request cannot be answered as it is.
         """
-        if self.logprobs:
-            raise UsageError("logprobs are not offered here. Leave them out.")
+        for name in ("logprobs", "frequency_penalty", "presence_penalty", "logit_bias"):
+            if getattr(self, name):
+                raise UsageError(f"{name} cannot be given here. Leave it out.")
         if self.stream and self.n > 1:
             raise UsageError(f"n is {self.n}; a stream holds one answer. Leave out n or stream.")
         most = self.max_completion_tokens or self.max_tokens
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
         tools = () if self.tool_choice == "none" else self.tools or ()
+        if tools and not apart and self._form() is not None:
+            raise UsageError("response_format cannot be given together with tools. Leave one of them out.")
+        if tools and apart and (self.tool_choice not in (None, "auto") or not self.parallel_tool_calls):
+            raise UsageError("a remote model chooses its calls itself. Leave out tool_choice and parallel_tool_calls.")
         return Sampling(
             n=self.n,
             max_tokens=default.max_tokens if most is None else most,

@@ -20,6 +20,7 @@ __all__ = ["documents"]
 
 _SUFFIXES = {".csv", ".html", ".json", ".log", ".md", ".org", ".py", ".rst", ".tex", ".toml", ".txt", ".yaml", ".yml"}
 _MAX_FILE, _MAX_FILES, _PASSAGE = 4_000_000, 20_000, 1200
+_PIECE = re.compile(rf".{{1,{_PASSAGE}}}(?:\s|$)|.{{1,{_PASSAGE}}}")
 
 
 @register("tool", "documents")
@@ -86,10 +87,13 @@ class _Index:
 
 
 def _passages(text: str) -> Iterator[tuple[int, str]]:
-    """Cut a text at blank lines into parts of at most `_PASSAGE` characters; each with the number of its first line."""
+    """Cut a text at blank lines into parts of about `_PASSAGE` characters; each with the number of its first line.
+
+    A longer line is cut between words.
+    """
     start, lines, size = 1, list[str](), 0
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line[:_PASSAGE]
+    pieces = ((n, part) for n, line in enumerate(text.splitlines(), 1) for part in _PIECE.findall(line) or [""])
+    for number, line in pieces:
         full = size + len(line) > _PASSAGE or (not line.strip() and size > _PASSAGE // 4)
         if full and lines:
             if any(map(str.strip, lines)):

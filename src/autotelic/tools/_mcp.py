@@ -7,6 +7,7 @@ who named the server says what they can do.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 from collections.abc import AsyncIterator
@@ -202,10 +203,10 @@ def _tool(connection: _Connection, offered: Any, server: McpServer) -> Tool | No
 
     async def call(arguments: dict[str, Any]) -> ToolResult:
         result = await connection.call(offered.name, arguments)
-        parts = [getattr(part, "text", None) or f"<{part.type}>" for part in result.content]
-        return ToolResult(
-            ok=not result.is_error, content="\n".join(parts), reason="failed" if result.is_error else "ok"
-        )
+        content = "\n".join(map(_text, result.content))
+        if not result.content and result.structured_content is not None:
+            content = json.dumps(result.structured_content, ensure_ascii=False)
+        return ToolResult(ok=not result.is_error, content=content, reason="failed" if result.is_error else "ok")
 
     name = re.sub(r"[^A-Za-z0-9_-]", "_", f"{server.prefix}{offered.name}")  # the protocol allows `books.find`
     try:
@@ -223,6 +224,14 @@ def _tool(connection: _Connection, offered: Any, server: McpServer) -> Tool | No
             raise
         _log.warning("left out a tool of %s: %s", server.url or " ".join(server.command), error)
         return None
+
+
+def _text(part: Any) -> str:
+    """Return the words in a part of a result, an embedded text among them; of anything else, what it is."""
+    found = getattr(part, "text", None)
+    if found is None:
+        found = getattr(getattr(part, "resource", None), "text", None)
+    return f"<{part.type}>" if found is None else found
 
 
 def _innermost(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Message
-from autotelic.graphs.ask import PLAIN
+from autotelic.graphs.ask import PLAIN, GraphContext
 from autotelic.graphs.refine import open_work
 from autotelic.graphs.running import compiled
 from autotelic.graphs.session import as_dicts
@@ -61,6 +61,11 @@ class Answerer:
         """Return what can be asked for, without strategies."""
         known = [f"policy-{number}" for number in self._voices.policies()[1]]
         return ["champion", *known, *(f"graph:{name}" for name in self._graphs)]
+
+    @property
+    def well(self) -> bool:
+        """Whether there is a model that answers."""
+        return not self._context.gateway.blocked
 
     def find(self, model: str) -> Named:
         """Return who is meant.
@@ -117,19 +122,22 @@ class Answerer:
         question = _question(messages)
         if messages[0].role != "system":
             messages.insert(0, Message(role="system", content=PLAIN))
-        most = asked.max_completion_tokens or asked.max_tokens or self._context.max_tokens
-        work = open_work(replace(self._context, max_tokens=most), messages, question)
+        work = open_work(self._bounded(asked), messages, question)
         work = replace(work, temperature=asked.temperature or 0.0, seed=asked.seed or 0)
         found = await reached(build_strategy(strategy), work, partly=True)
         text, reason = (found.draft.text, "length") if found.text is None else (found.text, "stop")
         return Reply([_text(text, reason)], _spent(found.price))
+
+    def _bounded(self, asked: ChatRequest) -> GraphContext:
+        most = asked.max_completion_tokens or asked.max_tokens or self._context.max_tokens
+        return replace(self._context, max_tokens=most)
 
     async def _by_graph(self, graph: Any, asked: ChatRequest) -> Reply:
         _refuse(asked, "a graph")
         messages = list(asked.conversation(apart=True))
         question = _question(messages)
         meter = Meter(self._context.gateway, self._context.budget)
-        made = compiled(graph, replace(self._context, gateway=meter))
+        made = compiled(graph, replace(self._bounded(asked), gateway=meter))
         takes = set(made.channels)
         given: dict[str, Any] = {}
         if "question" in takes:
@@ -150,7 +158,7 @@ class Answerer:
 
 
 def _refuse(asked: ChatRequest, whose: str) -> None:
-    for name in ("tools", "response_format", "stop"):
+    for name in ("tools", "response_format", "stop", "logprobs", "frequency_penalty", "presence_penalty", "logit_bias"):
         if getattr(asked, name):
             raise UsageError(f"{name} cannot be given to {whose}. Leave it out, or ask the policy itself.")
     if asked.n > 1:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -22,6 +22,7 @@ from autotelic.ui.metrics import Metrics, Observed
 
 __all__ = ["make_app"]
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -37,7 +38,7 @@ class _Api:
                 asked = read_request(await request.body())
                 seen.model = _label(self._answerer, asked.model)
                 if asked.stream:
-                    return await self._streamed(asked, seen, observing)
+                    return await self._streamed(request, asked, seen, observing)
                 reply = await _unless_gone(request, self._answerer.answer(asked))
                 seen.policy, seen.usage = reply.policy, reply.usage
                 return JSONResponse(_body(asked, reply))
@@ -45,7 +46,7 @@ class _Api:
                 seen.status, body = _refusal(error)
                 return JSONResponse(body, seen.status)
 
-    async def _streamed(self, asked: ChatRequest, seen: Observed, observing: ExitStack) -> Response:
+    async def _streamed(self, request: Request, asked: ChatRequest, seen: Observed, observing: ExitStack) -> Response:
         """Answer piece by piece; what fails before the first piece is answered with its status."""
         said: asyncio.Queue[str | None] = asyncio.Queue()
 
@@ -61,11 +62,12 @@ class _Api:
 
         working = asyncio.create_task(work())
         try:
-            first = await said.get()
+            first = await _unless_gone(request, said.get())
             if first is None:
                 await working  # raises if it failed
         except BaseException:
             working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
             raise
 
         observed = observing.pop_all()  # until the last piece
@@ -94,6 +96,8 @@ class _Api:
         return JSONResponse(_model(name))
 
     async def health(self, _: Request) -> Response:
+        if not self._answerer.well:
+            return JSONResponse({"status": "no policy is served"}, 503)
         return JSONResponse({"status": "ok"})
 
     async def metrics(self, _: Request) -> Response:
@@ -145,7 +149,7 @@ async def _stream(
     yield "data: [DONE]\n\n"
 
 
-async def _unless_gone(request: Request, answering: Coroutine[Any, Any, Reply]) -> Reply:
+async def _unless_gone(request: Request, answering: Coroutine[Any, Any, T]) -> T:
     """Wait for an answer, or give it up when nobody listens any more."""
     working, gone = asyncio.create_task(answering), asyncio.create_task(_gone(request))
     try:

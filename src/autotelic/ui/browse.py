@@ -187,15 +187,16 @@ def holder(run: RunDir) -> int | None:
     """Return the process that holds the run's lease, `None` if none does.
 
     The lock is not asked for: who begins just then would be refused. Where the system does not tell (it is Linux that
-    does), nobody is seen to hold it.
+    does), nobody is seen to hold it. Its word is compared with what the holder has written down: a file of another
+    disk may have the same number. One from another container (below 1) is nobody that could be told apart.
     """
     try:
-        inode = (run.root / "lock").stat().st_ino
+        inode, written = (run.root / "lock").stat().st_ino, (run.root / "lock").read_text()
         lines = Path("/proc/locks").read_text().splitlines()
     except OSError:
         return None
     held = [line.split() for line in lines if " FLOCK " in line and " -> " not in line and f":{inode} " in line]
-    return int(held[0][4]) if held else None
+    return next((int(one[4]) for one in held if int(one[4]) < 1 or one[4] == written), None)
 
 
 def _pace(nodes: list[NodeRow]) -> float | None:

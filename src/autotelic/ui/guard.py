@@ -74,18 +74,25 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        origin = headers.get("origin", "")
+        if origin in self._bounds.origins:
+            send = _readable_by(origin, send)
+            if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+                await _allow(send)
+                return
         refusal = self._refused(scope, headers)
         if refusal is not None:
             await _refuse(send, *refusal)
             return
+        size = 0 if scope["path"] in _OPEN else self._bounds.size
         try:
             async with asyncio.timeout(_BODY_SECONDS):
-                body = await _body(receive, headers, self._bounds.size)
+                body = await _body(receive, headers, size)
         except TimeoutError:
             await _refuse(send, 408, "the request did not come to its end in time.")
             return
         if body is None:
-            await _refuse(send, 413, f"the request is larger than {self._bounds.size} bytes. Shorten it.")
+            await _refuse(send, 413, f"the request is larger than {size} bytes. Shorten it.")
             return
         given = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -155,6 +162,29 @@ async def _refuse(send: Send, status: int, why: str, more: dict[str, str] | None
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": encoded})
     await send({"type": "http.response.body", "body": body})
+
+
+def _readable_by(origin: str, send: Send) -> Send:
+    """Return what sends so that a page of `origin` may read it."""
+
+    async def readable(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            allowed = [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"origin")]
+            message = {**message, "headers": [*message.get("headers", ()), *allowed]}
+        await send(message)
+
+    return readable
+
+
+async def _allow(send: Send) -> None:
+    """Answer what a browser asks before it lets a page send a key; that question bears none."""
+    headers = [
+        (b"access-control-allow-methods", b"GET, POST"),
+        (b"access-control-allow-headers", b"authorization, content-type"),
+        (b"access-control-max-age", b"600"),
+    ]
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _name(host: str) -> str:

@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from dataclasses import dataclass
 
 from autotelic.core.errors import UsageError
 from autotelic.core.registry import lookup
-from autotelic.refinement import build_strategy
+from autotelic.refinement import build_strategy, fan_out
 
 __all__ = ["Named", "read_name"]
 
+_LONGEST = 200
+_WIDEST = 10_000
 _POLICY = re.compile(r"policy-(\d{1,9})")
 _SHORT = re.compile(r"([a-z][a-z0-9]*(?:-[a-z]+)*)(?:-(\d{1,4}))?")
 
@@ -37,6 +40,8 @@ def read_name(name: str) -> Named:
     Raises:
         UsageError: it means nothing.
     """
+    if len(name) > _LONGEST:
+        raise UsageError(f"the name of a model has at most {_LONGEST} characters; this one has {len(name)}.")
     who, _, how = name.partition(":")
     if who == "graph" and how:
         return Named(graph=how)
@@ -46,14 +51,19 @@ def read_name(name: str) -> Named:
             f"there is no model {name!r}. Ask for champion, policy-N, graph:NAME, or champion:STRATEGY such as "
             "champion:self-consistency-8."
         )
-    strategy = _strategy(how) if how else None
-    if strategy is not None:
-        build_strategy(strategy)
-    return Named(int(found[1]) if found else None, strategy)
+    return Named(int(found[1]) if found else None, _strategy(how) if how else None)
 
 
 def _strategy(text: str) -> str:
     """Return a strategy as it is written in a config; `self-consistency-8` is short for `self_consistency(n=8)`."""
+    said = _spelt_out(text)
+    build_strategy(said)
+    if (wide := fan_out(said)) > _WIDEST:
+        raise UsageError(f"{said} may come to {wide} answers at once, more than {_WIDEST}. Ask for fewer.")
+    return ast.unparse(ast.parse(said.strip(), mode="eval"))  # without comments, which would be counted apart
+
+
+def _spelt_out(text: str) -> str:
     short = _SHORT.fullmatch(text)
     if short is None:
         return text

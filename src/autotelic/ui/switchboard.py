@@ -28,13 +28,16 @@ class Switchboard:
 
     Args:
         deliver: makes the server answer with a policy, proved.
-        policy: which it answers with now.
+        served: returns which it answers with now, `None` if with none: a server that could not be brought back is
+            asked to deliver again for whoever comes next.
         turn: seconds that somebody who wants another waits at most while more come for this one.
     """
 
-    def __init__(self, deliver: Callable[[int], Awaitable[object]], policy: int | None, *, turn: float = 2.0) -> None:
+    def __init__(
+        self, deliver: Callable[[int], Awaitable[object]], served: Callable[[], int | None], *, turn: float = 2.0
+    ) -> None:
         self._deliver = deliver
-        self._policy = policy
+        self._served = served
         self._turn = turn
         self._holders = 0
         self._queue: list[_Ticket] = []
@@ -76,10 +79,10 @@ class Switchboard:
         """Let in who may come in; change the policy when the server is free and somebody wants another."""
         if self._switching is not None:
             return
-        now = time.monotonic()
-        others = [ticket for ticket in self._queue if ticket.policy != self._policy]
+        now, served = time.monotonic(), self._served()
+        others = [ticket for ticket in self._queue if ticket.policy != served]
         first = others[0] if others else None
-        for ticket in [ticket for ticket in self._queue if ticket.policy == self._policy]:
+        for ticket in [ticket for ticket in self._queue if ticket.policy == served]:
             if first is not None and first.since < ticket.since and now - first.since >= self._turn:
                 break
             self._queue.remove(ticket)
@@ -92,9 +95,7 @@ class Switchboard:
     async def _switch(self, policy: int) -> None:
         try:
             await self._deliver(policy)
-            self._policy = policy
         except Exception as error:
-            self._policy = None
             for ticket in [ticket for ticket in self._queue if ticket.policy == policy]:
                 self._queue.remove(ticket)
                 if not ticket.admitted.done():

@@ -126,7 +126,7 @@ async def open_voices(
         if served.server is None:
             yield Voices(context, asks=asks)
             return
-        board = Switchboard(_deliverer(served), served.server.policy)
+        board = Switchboard(_deliverer(served), lambda: served.gateway.policy)
         stack.push_async_callback(board.aclose)
         champion(_policies(served)[0])
         if served.ledger is not None:
