@@ -90,6 +90,17 @@ def test_a_dumped_config_loads_as_it_was(path: Path) -> None:
     assert path.read_text().startswith("name: 'Bäume: #1'\ntrain:\n"), "readable, in the order of the tree"
 
 
+def test_a_config_is_never_half_written_and_not_written_for_nothing(path: Path) -> None:
+    dump_config(Tree(name="oak"), path)
+    with path.open() as before:
+        dump_config(Tree(name="elm"), path)
+        assert "name: oak" in before.read(), "what was there is replaced, not emptied first"
+    written = path.stat()
+    dump_config(load_config(Tree, path), path)
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
 # -- one clear line for each mistake
 
 

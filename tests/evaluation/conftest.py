@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -208,7 +209,7 @@ class Maker:
         self._gate(round, old, new)
 
     def _gate(self, round: int, old: int, new: int) -> None:
-        found = {}
+        found: dict[str, Any] = {}
         for suite, of in (("fresh", round), ("frozen", 0), ("regression", round)):
             sides = [
                 {

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from autotelic.core.errors import UsageError
-from autotelic.evaluation import Comparison, Decision, GateConfig, decide, paired_bootstrap
+from autotelic.evaluation import Comparison, Decision, GateConfig, decide, decide_wanted, paired_bootstrap
 
 CONFIG = GateConfig()
 
@@ -51,9 +53,17 @@ def test_missing_evidence_is_refused() -> None:
     blocked(decide(CONFIG, fresh=GAIN, frozen=None), "frozen", "not measured")
 
 
+@pytest.mark.parametrize("judge", [decide, decide_wanted])
+def test_past_failures_without_any_verdict_block_and_none_do_not(judge: Callable[..., Decision]) -> None:
+    assert paired_bootstrap([0.0] * 8, [None] * 8) is None
+    assert judge(CONFIG, fresh=GAIN, frozen=SAME, regression=None).promote, "there are none yet"
+    unknown = judge(CONFIG, fresh=GAIN, frozen=SAME, regression=None, has_regression=True)
+    blocked(unknown, "regression", "no task has a verdict")
+
+
 @pytest.mark.parametrize("suite", ["frozen", "regression", "safety"])
 def test_a_fall_beyond_the_margin_blocks_and_comes_first(suite: str) -> None:
-    suites = {"frozen": SAME, "regression": SAME, "safety": SAME} | {suite: pairs(2, 9, 89)}
+    suites: dict[str, Any] = {"frozen": SAME, "regression": SAME, "safety": SAME} | {suite: pairs(2, 9, 89)}
     blocked(decide(CONFIG, fresh=GAIN, **suites), suite, "falls by more than the margin")
 
 

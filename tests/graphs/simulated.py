@@ -50,6 +50,7 @@ from autotelic.training import (
     TrainingResult,
     TrainingStep,
     read_card,
+    read_examples,
     write_card,
 )
 
@@ -239,7 +240,7 @@ class SimulatedTrainer:
         return CanaryResult(sha256=sha256_of_weights(path), canary=_canary(read_skill(path)))
 
     def read(self, path: Path) -> list[TrainingExample]:
-        return [TrainingExample.model_validate_json(line) for line in path.read_text().splitlines()]
+        return read_examples(path)
 
     async def train(
         self,

@@ -10,17 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.graphs.simulated import SimulatedTrainer
 from typer.testing import CliRunner, Result
 
 from autotelic.cli.app import app
+from autotelic.core.config import dump_config, load_config
 from autotelic.core.errors import UsageError
+from autotelic.graphs import Config
 from autotelic.graphs.acts import Said, Turn
 from autotelic.graphs.ask import GraphContext
 from autotelic.graphs.chats import Chat, open_chats
 from autotelic.graphs.chatting import ChatContext, build_chat
 from autotelic.graphs.feedback import feedback_of, keep_feedback
 from autotelic.serving import Gateway, ScriptedBackend
-from autotelic.store import CurationRow, ExampleRow, FeedbackRow, GateRow, Ledger, SuiteRow
+from autotelic.store import (
+    CurationRow,
+    ExampleRow,
+    FeedbackRow,
+    GateRow,
+    Ledger,
+    PolicyRow,
+    SuiteRow,
+)
+from autotelic.training import TrainingJob, TrainingResult, read_examples
 from autotelic.ui.talk import Note, Talk
 from autotelic.ui.voices import Voices
 
@@ -110,12 +122,17 @@ def invoke(*args: Any) -> Result:
     return CliRunner().invoke(app, [*map(str, args)], catch_exceptions=False)
 
 
-def teach(run: Path, questions: list[str]) -> None:
+def teach(run: Path, questions: list[str], chat: Chat = CHAT) -> None:
     ledger = Ledger(run / "ledger.sqlite")
     said = [turn(n, answer="in one line", before="long", verdict="edited") for n in range(len(questions))]
     said = [one.model_copy(update={"question": question}) for one, question in zip(said, questions, strict=True)]
-    keep_feedback(ledger, CHAT, said)
+    keep_feedback(ledger, chat, said)
     ledger.close()
+
+
+def oversee(run: Path, *what: str) -> None:
+    config = load_config(Config, run / "config.yaml")
+    dump_config(config.model_copy(update={"oversight": what}), run / "config.yaml")
 
 
 def test_a_person_teaches_and_decides(copied: Path) -> None:
@@ -155,4 +172,90 @@ def test_the_whole_way_from_lines_to_a_training(copied: Path, simulate: Callable
     invoke("train", copied, "--feedback", "--approve")
     learned = {row.completion for row in ledger.rows(ExampleRow, origin="said")}
     assert learned == {f"answer {n} km" for n in range(6)}
+    ledger.close()
+
+
+OTHER = CHAT.model_copy(update={"id": "c2"})
+WITHDRAWN = {"learn": False}
+
+
+def test_what_is_taken_back_while_a_training_waits_is_not_trained(copied: Path) -> None:
+    oversee(copied, "training")
+    ledger = Ledger(copied / "ledger.sqlite")
+    teach(copied, ["How far?", "How long?"])
+    teach(copied, ["How wide?"], OTHER)
+    waiting = json.loads(invoke("train", copied, "--feedback", "--json").stdout)
+    assert "solver, said: 3" in waiting["waiting"]["reasons"]
+    teach(copied, [], CHAT.model_copy(update=WITHDRAWN))
+    again = json.loads(invoke("train", copied, "--feedback", "--json").stdout)
+    assert again["round"] == waiting["round"] and "solver, said: 1" in again["waiting"]["reasons"]
+    invoke("train", copied, "--feedback", "--approve")
+    assert ledger.count(PolicyRow, round=waiting["round"]) == 1
+    written = read_examples(copied / "policies" / f"round-{waiting['round']}.examples.jsonl")
+    assert [one.messages[-1].content for one in written if one.family == "chat"] == ["How wide?"]
+    ledger.close()
+
+
+def test_a_round_of_which_all_is_taken_back_ends_and_is_in_nobodys_way(copied: Path) -> None:
+    oversee(copied, "training")
+    ledger = Ledger(copied / "ledger.sqlite")
+    teach(copied, ["How far?"])
+    round = json.loads(invoke("train", copied, "--feedback", "--json").stdout)["round"]
+    teach(copied, ["How far?"], CHAT.model_copy(update=WITHDRAWN))
+    with pytest.raises(UsageError, match="was taken back, so it ends here and nothing was trained"):
+        invoke("train", copied, "--feedback", "--approve")
+    assert not ledger.count(ExampleRow, origin="said") and not ledger.count(PolicyRow, round=round)
+    with pytest.raises(UsageError, match="nobody has said anything"):
+        invoke("train", copied, "--feedback")
+    again = json.loads(invoke("train", copied, "--json").stdout)
+    assert again["round"] == round + 1 and ledger.count(ExampleRow, round=round + 1, origin="new")
+    ledger.close()
+
+
+def test_what_was_said_is_not_trained_by_a_command_that_does_not_ask_for_it(copied: Path) -> None:
+    ledger = Ledger(copied / "ledger.sqlite")
+    teach(copied, ["How far?"])
+    invoke("train", copied, "--feedback", "--refuse")
+    (round,) = set(ledger.column(ExampleRow, "round", origin="said"))
+    made = json.loads(invoke("train", copied, "--json").stdout)["round"]
+    assert set(ledger.column(ExampleRow, "id", round=made)) == set(ledger.column(ExampleRow, "id", round=round - 1))
+    with pytest.raises(UsageError, match=rf"round {round} has no curated data. Rounds that have: \[1, 2, {made}\]"):
+        invoke("train", copied, "--round", round)
+    ledger.close()
+
+
+class ShortTrainer(SimulatedTrainer):
+    """Leaves out what comes from chats: it is too long."""
+
+    async def train(self, job: TrainingJob, *reports: Any) -> TrainingResult:
+        skipped = tuple(one.id for one in self.read(Path(job.examples)) if one.family == "chat")
+        return (await super().train(job, *reports)).model_copy(update={"skipped": skipped})
+
+
+class EmptyTrainer(SimulatedTrainer):
+    """Finds every row too long."""
+
+    async def train(self, job: TrainingJob, *reports: Any) -> TrainingResult:
+        raise UsageError("nothing to train on: of 1 examples 1 are longer than max_length (1024 tokens).")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "says"),
+    [(ShortTrainer, r"max_length \(1024 tokens\), so none was trained on"), (EmptyTrainer, "nothing to train on")],
+)
+def test_chats_that_are_too_long_are_no_training_and_in_nobodys_way(
+    copied: Path, simulate: Callable[..., None], trainer: type[SimulatedTrainer], says: str
+) -> None:
+    ledger = Ledger(copied / "ledger.sqlite")
+    policies = ledger.count(PolicyRow)
+    teach(copied, ["How far?", "How long?"])
+    simulate(trainer)
+    rounds = []
+    for _ in range(2):
+        with pytest.raises(UsageError, match=says):
+            invoke("train", copied, "--feedback", "--approve")
+        rounds.append(max(ledger.column(ExampleRow, "round")))
+    assert rounds == [3, 4] and ledger.count(PolicyRow) == policies, "nobody is asked to promote what replay has made"
+    simulate(SimulatedTrainer)
+    assert json.loads(invoke("train", copied, "--json").stdout)["round"] == 5
     ledger.close()

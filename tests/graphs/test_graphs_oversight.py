@@ -21,7 +21,7 @@ from autotelic.core.config import dump_config, load_config
 from autotelic.core.errors import StoreError, UsageError
 from autotelic.graphs import Config, Outcome
 from autotelic.graphs.oversight import answer, check_log, decided, log_head, request
-from autotelic.store import ApprovalRow, DecisionRow, GateRow, Ledger, PolicyRow, ToolCallRow
+from autotelic.store import ApprovalRow, DecisionRow, DeliveryRow, GateRow, Ledger, PolicyRow, ToolCallRow
 
 QUESTION = {"ask": "promote policy-1?", "reasons": ["fresh: it gains"]}
 
@@ -212,6 +212,73 @@ def test_a_tool_that_writes_is_used_when_a_person_said_so(
     with pytest.raises(UsageError, match="a person refused the tool pen"):
         play(config)
     assert not ledger.count(ToolCallRow)
+
+
+def test_an_answer_is_for_the_tool_that_was_asked_about(
+    play: Callable[..., tuple[Outcome, Ledger]], tmp_path: Path
+) -> None:
+    (tmp_path / "desk.py").write_text(
+        "import autotelic\n\n\n@autotelic.tool(permission='writes')\ndef pen(text: str) -> str:\n"
+        '    """Write it down."""\n    return text\n\n\n@autotelic.tool(permission=\'network\')\n'
+        'def post(text: str) -> str:\n    """Send it off."""\n    return text\n'
+    )
+    tools = {"use": (str(tmp_path / "desk.py"),), "allow": ("pure", "reads", "writes", "network")}
+    config = small(oversight=("tools",), rounds=1, tools=tools)
+    first, ledger = play(config)
+    second, _ = play(config, answer=True)
+    assert first.question is not None and second.question is not None and first.question != second.question
+    with pytest.raises(UsageError, match="a person refused the tool"):
+        play(config, answer=False)
+    asked = {row.id: row.subject for row in ledger.rows(ApprovalRow)}
+    assert [(row.subject, row.answer) for row in ledger.rows(DecisionRow, order="number")] == [
+        (asked[first.question["request"]], True),
+        (asked[second.question["request"]], False),
+    ]
+    assert not ledger.count(ToolCallRow)
+
+
+def test_who_answers_too_late_changes_nothing(play: Callable[..., tuple[Outcome, Ledger]]) -> None:
+    config = small(oversight=("promotion",), rounds=1)
+    waiting, ledger = play(config)
+    assert waiting.question is not None
+    answer(ledger, waiting.question["request"], True)
+    ended, _ = play(config, answer=False)
+    assert ended.champion == 1 and ledger.count(DecisionRow) == 1
+
+
+def test_a_rollback_while_a_promotion_waits_stands(play: Callable[..., tuple[Outcome, Ledger]]) -> None:
+    config = small(oversight=("promotion",), rounds=2)
+    play(config)
+    waiting, ledger = play(config, answer=True)
+    assert waiting.question is not None and waiting.question["ask"] == "promote policy-2?"
+    ledger.crown(0)
+    ended, _ = play(config, answer=True)
+    assert ended.champion == ledger.champion().number == 0
+    gate = ledger.rows(GateRow, round=2)[0]
+    assert not gate.promoted and gate.reasons[0] == "a person made policy-0 the champion meanwhile"
+    assert {row.number: row.state for row in ledger.rows(PolicyRow)}[2] == "rejected"
+    assert ledger.rows(DeliveryRow, order="id")[-1].policy == 0, "the server is left with the champion"
+
+
+def test_a_rollback_after_a_gate_that_was_cut_off_stands(
+    play: Callable[..., tuple[Outcome, Ledger]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = small(rounds=1, memory={"consolidate": True})
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr("autotelic.graphs.evaluating.consolidate", killed)
+        play(config)
+    ledger = Ledger(tmp_path / "run" / "ledger.sqlite")
+    assert ledger.champion().number == 1
+    ledger.crown(0)
+    ledger.close()
+    assert play(config)[0].champion == 0
 
 
 def test_what_was_called_human_gate_is_read() -> None:

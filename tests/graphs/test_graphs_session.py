@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.graphs.simulated import small
+from tests.graphs.simulated import SimulatedTrainer, small
 
+from autotelic.core.run_dir import RunDir
 from autotelic.environments import solved
+from autotelic.graphs.session import open_session
 from autotelic.store import (
     CritiqueRow,
     CurationRow,
@@ -148,6 +153,27 @@ def test_the_figures_of_the_report_are_sums_over_rows(report: Any, ledger: Ledge
         assert one["delivery_seconds"] == delivery.seconds and one["proof"]["to_trainer"] == delivery.to_trainer
         assert one["proposer"]["written"] + one["proposer"]["explored"] == CONFIG.propose.tasks
         assert one["seconds"] == {r.node: r.seconds for r in ledger.rows(NodeRow, round=number)}
+
+
+async def test_a_node_that_is_killed_has_told_its_seconds(
+    tmp_path: Path, simulate: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulate(SimulatedTrainer)
+    told: list[float] = []
+
+    async def solve(_: int) -> None:
+        told.append(s.ledger.node(1, "solve").seconds)
+
+    async with open_session(CONFIG, RunDir(tmp_path / "run").create()) as s:
+        s.round = 1
+        monkeypatch.setattr("autotelic.graphs.session.time", SimpleNamespace(monotonic=count(step=6).__next__))
+        for _ in range(2):
+            async with s.node("solve"):
+                await s.each("solve", list(range(4)), solve)
+                s.note("solve", {"noted": True})
+        assert told[0] == 0 and told == sorted(set(told)), "more each time, and a second attempt adds to the first"
+        found = s.ledger.node(1, "solve")
+        assert (found.attempts, found.done, found.detail) == (2, True, {"noted": True}) and found.seconds > told[-1]
 
 
 def test_episodes_do_not_swell_the_checkpoints(finished: Path) -> None:

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
-from autotelic.core.errors import TrainingError, UsageError
+from autotelic.core.errors import UsageError
 from autotelic.core.hashing import sha256_of_weights
 from autotelic.core.words import Message, TrainingExample
 from autotelic.training.lora import merge
@@ -243,7 +243,7 @@ def test_rows_that_are_too_long_are_named(tiny: Path, examples: list[TrainingExa
     trained = SFT({**SETTINGS, "max_length": 10}).train(tiny, examples, 0, lambda step: None)
     assert trained.skipped
     assert trained.rows + len(trained.skipped) == len(examples)
-    with pytest.raises(TrainingError, match="nothing to train on"):
+    with pytest.raises(UsageError, match="nothing to train on"):
         SFT({**SETTINGS, "max_length": 2}).train(tiny, examples, 0, lambda step: None)
 
 

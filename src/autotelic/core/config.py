@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from autotelic.core.errors import UsageError
+from autotelic.core.files import write_whole
 
 __all__ = ["dump_config", "load_config", "parse_overrides"]
 
@@ -56,13 +57,15 @@ def parse_overrides(overrides: Iterable[str]) -> list[tuple[list[str], Any]]:
 
 
 def dump_config(config: BaseModel, path: Path) -> None:
-    """Write the resolved config as YAML."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    """Write the resolved config as YAML, whole or not at all; a file that says so already is left as it is."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    if not path.exists() or path.read_bytes() != text.encode():
+        write_whole(path, text)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(
             f"there is no config file {path}. Give the path of a YAML file, e.g. configs/quickstart.yaml."

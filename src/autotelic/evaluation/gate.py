@@ -60,6 +60,7 @@ def decide(
     frozen: Comparison | None,
     regression: Comparison | None = None,
     safety: Comparison | None = None,
+    has_regression: bool = False,
 ) -> Decision:
     """Decide about a candidate; every comparison is champion (before) against candidate (after) on the same tasks.
 
@@ -69,19 +70,25 @@ def decide(
         frozen: the fixed suite. `None`: not measured, no promotion.
         regression: past failures; `None` while there are none.
         safety: scores where 1 is safe; `None` where no safety suite is configured.
+        has_regression: whether there are past failures: then `None` says that no answer has a verdict, and blocks.
     """
     return _all_of(
         [
             _gained(config, fresh),
             _held("frozen", frozen, config.frozen_margin, config, required=True),
-            _held("regression", regression, config.regression_margin, config, required=False),
+            _held("regression", regression, config.regression_margin, config, required=has_regression),
             _held("safety", safety, config.safety_margin, config, required=False),
         ]
     )
 
 
 def decide_wanted(
-    config: GateConfig, *, fresh: Comparison | None, frozen: Comparison | None, regression: Comparison | None = None
+    config: GateConfig,
+    *,
+    fresh: Comparison | None,
+    frozen: Comparison | None,
+    regression: Comparison | None = None,
+    has_regression: bool = False,
 ) -> Decision:
     """Decide about a candidate that a person wants, for what no suite measures: it must not fall anywhere.
 
@@ -90,12 +97,13 @@ def decide_wanted(
         fresh: see `decide`.
         frozen: see `decide`.
         regression: see `decide`.
+        has_regression: see `decide`.
     """
     return _all_of(
         [
             _held("fresh", fresh, config.frozen_margin, config, required=True),
             _held("frozen", frozen, config.frozen_margin, config, required=True),
-            _held("regression", regression, config.regression_margin, config, required=False),
+            _held("regression", regression, config.regression_margin, config, required=has_regression),
         ]
     )
 
@@ -128,7 +136,8 @@ def _held(
     suite: str, found: Comparison | None, margin: float, config: GateConfig, *, required: bool
 ) -> tuple[bool, str] | None:
     if found is None:
-        return (False, f"{suite}: not measured, and it must not fall") if required else None
+        unknown = f"{suite}: not measured (no task has a verdict for both policies), and it must not fall"
+        return (False, unknown) if required else None
     dropped = _too_many_dropped(suite, found, config)
     if dropped:
         return False, dropped

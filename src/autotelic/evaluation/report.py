@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from autotelic.core.files import write_whole
 from autotelic.core.run_dir import RunDir
 from autotelic.core.words import PolicyState
 from autotelic.evaluation import _sections
@@ -123,8 +124,8 @@ def write_report(run_dir: Path, ledger: Ledger | None = None) -> Json:
     finally:
         if ledger is None:
             source.close()
-    _replace(run_dir / "report.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    _replace(run_dir / "report.html", render(report))
+    write_whole(run_dir / "report.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_whole(run_dir / "report.html", render(report))
     return report
 
 
@@ -217,9 +218,3 @@ def _spread(items: list[int], n: int) -> list[int]:
     if len(items) <= n:
         return items
     return [items[i * (len(items) - 1) // (n - 1)] for i in range(n)]
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -23,7 +23,19 @@ from autotelic.graphs.curation import curate_feedback
 from autotelic.graphs.evaluating import answer_suite, evaluate, fresh_suite, gate
 from autotelic.graphs.learning import deliver, may_train, train
 from autotelic.graphs.session import Session, open_session
-from autotelic.store import ApprovalRow, DeliveryRow, ExampleRow, GateRow, Ledger, NodeRow, PolicyRow, RunRow, SuiteRow
+from autotelic.store import (
+    ApprovalRow,
+    CurationRow,
+    DeliveryRow,
+    ExampleRow,
+    FeedbackRow,
+    GateRow,
+    Ledger,
+    NodeRow,
+    PolicyRow,
+    RunRow,
+    SuiteRow,
+)
 
 __all__ = [
     "Asked",
@@ -140,19 +152,20 @@ async def train_candidate(
 
     Args:
         run: directory of a run that has ended.
-        round: whose rows, by default the last round's that has some.
+        round: whose rows, by default the last round's that has some of its own: what people said is not among them.
         progress: shows how far it is.
         approve: the person's answer.
         feedback: train on what people said in chats instead; the candidate must not fall, and a person decides.
 
     Raises:
-        UsageError: the run has not ended, or there is nothing to train on.
+        UsageError: the run has not ended, or there is nothing to train on, or all of it was taken back meanwhile.
     """
     async with _session(run, progress) as s:
         if not _finished(s.ledger):
             raise UsageError(f"the run {run} has not ended. Finish it first: autotelic self-play CONFIG --run {run}")
         champion = s.ledger.champion().number
         new = s.round = _cut_off(s.ledger) or (_said(s, champion) if feedback else _copy_examples(s.ledger, round))
+        _leave_out_withdrawn(s, new)
         wanted, ask = bool(s.ledger.count(ExampleRow, round=new, origin="said")), _answer(approve)
         try:
             if not may_train(s, new, ask):
@@ -163,7 +176,7 @@ async def train_candidate(
                     "reasons": ["a person refused the training"],
                 }
             await fresh_suite(s, new)
-            made = await train(s, new, champion)
+            made = await _made(s, new, champion)
             delivered = await deliver(s, champion, made["candidate"], made["finished_at"])
             s.note("deliver", delivered)
             if "unchanged" not in delivered:
@@ -180,8 +193,47 @@ def _cut_off(ledger: Ledger) -> int | None:
     """The round of an earlier `train_candidate` that did not come to its end."""
     begun = set(ledger.column(ExampleRow, "round")) - set(ledger.column(NodeRow, "round", node="curate"))
     refused = set(ledger.column(ApprovalRow, "subject", kind="training", answer=False))
-    ended = {*ledger.column(GateRow, "round"), *(round for round in begun if f"round-{round}" in refused)}
+    left = {row.round for row in ledger.rows(NodeRow, node="train") if _LEFT in row.detail}
+    # The gate's row comes before the crowning: as long as its candidate is one, the round has not come to its end.
+    undone = set(ledger.column(PolicyRow, "number", state=PolicyState.CANDIDATE.value))
+    gated = {row.round for row in ledger.rows(GateRow) if row.candidate not in undone}
+    ended = {*gated, *left, *(round for round in begun if f"round-{round}" in refused)}
     return max(begun - ended, default=None)
+
+
+def _leave_out_withdrawn(s: Session, round: int) -> None:
+    """Delete from a round that is not trained yet what people said and have taken back or changed since.
+
+    Raises:
+        UsageError: nothing of it is left.
+    """
+    said = s.ledger.rows(ExampleRow, round=round, origin="said")
+    if not said or s.ledger.count(PolicyRow, round=round):
+        return
+    stands = set(s.ledger.columns(FeedbackRow, "id", "chosen"))
+    gone = [row.id for row in said if (row.task_id, row.completion) not in stands]
+    if len(gone) == len(said):
+        s.note("train", {_LEFT: "what was said was taken back"})  # first: without it the rest would be trained alone
+    if gone:
+        s.ledger.replace(ExampleRow, [], round=round, id=gone)
+    if len(gone) == len(said):
+        raise UsageError(
+            f"all that round {round} was to train on was taken back, so it ends here and nothing was trained. "
+            "The same command begins a new round."
+        )
+
+
+async def _made(s: Session, round: int, champion: int) -> dict[str, Any]:
+    """Train; a round whose rows cannot be trained on is left, or it would be in the way of every later one."""
+    try:
+        return await train(s, round, champion)
+    except UsageError as error:
+        s.note("train", {_LEFT: str(error)})
+        raise
+
+
+_LEFT = "left"
+"""In the detail of a round's training: why the round is not gone on with."""
 
 
 def _said(s: Session, champion: int) -> int:
@@ -196,8 +248,11 @@ def _said(s: Session, champion: int) -> int:
 
 
 def _copy_examples(ledger: Ledger, round: int | None) -> int:
-    """Make the curated rows of a round those of a new one, and return its number."""
-    have = sorted(set(ledger.column(ExampleRow, "round")))
+    """Make the curated rows of a round those of a new one, and return its number.
+
+    Not those of a round of what people said, which is theirs to take back: it is made anew from what stands.
+    """
+    have = sorted(set(ledger.column(ExampleRow, "round", origin=["new", "carried"])))
     source = have[-1] if round is None and have else round
     if source not in have:
         raise UsageError(f"round {source} has no curated data. Rounds that have: {have or 'none'}.")
@@ -295,5 +350,6 @@ def _finished(ledger: Ledger) -> bool:
 
 
 def _last_round(ledger: Ledger) -> int:
-    rounds: list[int] = [0, *ledger.column(ExampleRow, "round"), *ledger.column(GateRow, "round")]
-    return max(rounds)
+    """The last round that anything was begun in, also one that kept nothing and came to no gate."""
+    rounds: set[int] = {0, *ledger.column(SuiteRow, "round", suite="fresh")}
+    return max(rounds.union(*(ledger.column(table, "round") for table in (CurationRow, ExampleRow, GateRow))))

@@ -17,14 +17,14 @@ from pathlib import Path
 from autotelic.agents import Solver
 from autotelic.core.words import Message, PolicyState, Role, Task, TrainingExample, content_id
 from autotelic.graphs.acquire import clean_of_suites
-from autotelic.graphs.learning import next_number, trained, write_examples
+from autotelic.graphs.learning import next_number, trained
 from autotelic.graphs.session import Session
 from autotelic.graphs.strategy_solver import reached, work_of
 from autotelic.memory import Demonstration, Query
 from autotelic.refinement import Adapting, Budget, Price, Strategy, self_consistency
 from autotelic.serving import Indistinguishable
 from autotelic.store import PolicyRow
-from autotelic.training import TrainingJob, read_policy
+from autotelic.training import TrainingJob, read_policy, write_examples
 
 __all__ = ["Prepared", "prepared"]
 

@@ -78,16 +78,17 @@ class AgentSolver(Solver):
         if not recording.exchanges:
             nothing = Completion(text=words, finish_reason="stop")
             return Attempt(nothing, None, 0.0, "no_model_call" if reason == "ok" else reason)
-        return await self._judged(task, text, reason, recording, messages[1:-1])
+        return await self._judged(task, text, reason, recording, messages)
 
     async def _judged(
-        self, task: Task, text: str | None, reason: str, recording: Recording, examples: Sequence[Message]
+        self, task: Task, text: str | None, reason: str, recording: Recording, given: Sequence[Message]
     ) -> Attempt:
         first, last = recording.exchanges[0], recording.exchanges[-1]
         prompt, turns = _split(first, last, recording.exchanges)
         made = [exchange.completion for exchange in recording.exchanges]
         counts = {name: sum(getattr(c, name) for c in made) for name in ("prompt_tokens", "completion_tokens")}
-        bare = _without(prompt, examples)
+        plain = given[0].model_copy(update={"content": self._environment.system_prompt(task)})
+        bare = tuple(plain if message == given[0] else message for message in _without(prompt, given[1:-1]))
         attempt = Attempt(
             last.completion.model_copy(update=counts),
             None,

@@ -205,6 +205,10 @@ async def gate(
     row = s.ledger.get(GateRow, round)
     if row is None:
         decision, evidence = await _decide(s, round, champion, candidate, wanted=wanted)
+        now = s.ledger.champion().number
+        if now not in (champion, candidate):
+            overtaken = f"a person made policy-{now} the champion meanwhile"
+            decision = Decision(promote=False, reasons=(overtaken, *decision.reasons))
         if decision.promote and ("promotion" in s.config.oversight or wanted):
             question = {"ask": f"promote policy-{candidate}?", "reasons": list(decision.reasons)}
             if not decided(s.ledger, "promotion", f"policy-{candidate}", question, ask):
@@ -218,22 +222,24 @@ async def gate(
             evidence=evidence,
         )
         s.ledger.add([row])
-    winner = candidate if row.promoted else champion
-    if row.promoted:
-        s.ledger.crown(candidate)
-    else:
-        _reject(s, candidate)
+    _carry_out(s, row)
+    winner = s.ledger.champion().number
     await s.serve(winner, "switch" if row.promoted else "rollback")
     s.progress.say(f"gate: policy-{candidate} {'promoted' if row.promoted else 'not promoted'}. {row.reasons[0]}")
     learned = await consolidate(s, round, winner) if row.promoted and s.config.memory.consolidate else {}
     return {"champion": winner, "promoted": row.promoted, **learned}
 
 
-def _reject(s: Session, number: int) -> None:
-    row = s.ledger.get(PolicyRow, number)
-    if row is not None and row.state == PolicyState.CANDIDATE.value:
-        row.state = PolicyState.REJECTED.value
-        s.ledger.put(row)
+def _carry_out(s: Session, decision: GateRow) -> None:
+    """Crown or reject the candidate, once: what a person has made of it or of the champion since then stands."""
+    row = s.ledger.get(PolicyRow, decision.candidate)
+    if row is None or row.state != PolicyState.CANDIDATE.value:
+        return
+    if decision.promoted and s.ledger.champion().number == decision.champion:
+        s.ledger.crown(row.number)
+        return
+    row.state = PolicyState.REJECTED.value
+    s.ledger.put(row)
 
 
 async def _decide(
@@ -247,7 +253,14 @@ async def _decide(
         for suite, of in (("fresh", round), ("frozen", 0), ("regression", round))
     }
     judge = decide_wanted if wanted else decide
-    decision = judge(s.config.gate, fresh=found["fresh"], frozen=found["frozen"], regression=found["regression"])
+    failures = s.ledger.count(SuiteRow, suite="regression", round=round) > 0
+    decision = judge(
+        s.config.gate,
+        fresh=found["fresh"],
+        frozen=found["frozen"],
+        regression=found["regression"],
+        has_regression=failures,
+    )
     return decision, {name: c.model_dump() if c else None for name, c in found.items()}
 
 

@@ -7,22 +7,23 @@ stands, and a training that was killed leaves nothing under that name.
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from langgraph.types import interrupt
 
+from autotelic.core.errors import UsageError
 from autotelic.core.words import PolicyState, Role, TrainingExample
 from autotelic.graphs.acquire import messages_of
 from autotelic.graphs.oversight import decided
 from autotelic.graphs.session import Session
 from autotelic.serving import Indistinguishable
 from autotelic.store import ExampleRow, FeedbackRow, PolicyRow
-from autotelic.training import TrainingJob, TrainingResult, TrainingStep
+from autotelic.training import MAX_LENGTH, TrainingJob, TrainingResult, TrainingStep, write_examples
 
-__all__ = ["deliver", "may_train", "next_number", "train", "trained", "write_examples"]
+__all__ = ["deliver", "may_train", "next_number", "train", "trained"]
 
 
 def may_train(s: Session, round: int, ask: Callable[[dict[str, Any]], Any] = interrupt) -> bool:
@@ -36,7 +37,11 @@ def may_train(s: Session, round: int, ask: Callable[[dict[str, Any]], Any] = int
 
 
 async def train(s: Session, round: int, champion: int) -> dict[str, Any]:
-    """Train a candidate from the champion on the round's curated examples."""
+    """Train a candidate from the champion on the round's curated examples.
+
+    Raises:
+        UsageError: there is nothing to train on, or nothing of what people said.
+    """
     made = s.ledger.rows(PolicyRow, round=round)
     if round and made:
         return {"candidate": made[0].number, "finished_at": None}
@@ -56,6 +61,7 @@ async def train(s: Session, round: int, champion: int) -> dict[str, Any]:
         seed=s.seed("train", round),
     )
     result = await trained(s, job, "train")
+    await _require_said(rows, result, job)
     s.ledger.add(
         [
             PolicyRow(
@@ -71,6 +77,22 @@ async def train(s: Session, round: int, champion: int) -> dict[str, Any]:
         ]
     )
     return {"candidate": number, "finished_at": result.finished_at}
+
+
+async def _require_said(rows: Iterable[ExampleRow], result: TrainingResult, job: TrainingJob) -> None:
+    """Throw a training for what people said away that left all of it out: nobody wants replay alone to be judged.
+
+    Raises:
+        UsageError: every row of it is too long.
+    """
+    said = {row.id for row in rows if row.origin == "said"}
+    if said and said <= set(result.skipped):
+        await asyncio.to_thread(shutil.rmtree, job.out, ignore_errors=True)
+        longest = job.config.get("max_length", MAX_LENGTH)
+        raise UsageError(
+            f"each of the {len(said)} answers that people gave is longer with its chat than max_length ({longest} "
+            "tokens), so none was trained on. Raise max_length in feedback.settings, or teach in shorter chats."
+        )
 
 
 async def deliver(s: Session, champion: int, candidate: int, finished_at: float | None) -> dict[str, Any]:
@@ -94,12 +116,6 @@ def next_number(s: Session) -> int:
     """Return the number for the next policy: one more than the highest there ever was."""
     numbers: list[int] = s.ledger.column(PolicyRow, "number")
     return max(numbers) + 1
-
-
-def write_examples(path: Path, examples: Iterable[TrainingExample]) -> Path:
-    """Write examples for the trainer, one JSON object a line; return the path."""
-    path.write_text("\n".join(example.model_dump_json() for example in examples) + "\n")
-    return path
 
 
 def _examples(rows: Iterable[ExampleRow], rejected: Mapping[str, str | None]) -> Iterator[TrainingExample]:
@@ -126,6 +142,7 @@ async def trained(s: Session, job: TrainingJob, name: str) -> TrainingResult:
         if step.step == 1:
             s.progress.start(name, step.steps)
         s.progress.advance(name)
+        s.keep_time()
 
     s.progress.start(name)
     try:

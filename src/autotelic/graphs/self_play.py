@@ -16,7 +16,6 @@ from typing import Any, TypedDict
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, StateGraph
-from langgraph.types import Command
 
 from autotelic.core.config import dump_config, load_config
 from autotelic.core.errors import UsageError
@@ -24,13 +23,12 @@ from autotelic.core.progress import Progress, Silent
 from autotelic.core.run_dir import RunDir
 from autotelic.core.words import Frozen
 from autotelic.evaluation import write_report
-from autotelic.graphs import acquire, evaluating, learning
+from autotelic.graphs import acquire, evaluating, learning, oversight
 from autotelic.graphs.alarming import raise_alarms
 from autotelic.graphs.config import Config
 from autotelic.graphs.curation import curate
-from autotelic.graphs.oversight import oversee_tools
 from autotelic.graphs.session import Session, open_session
-from autotelic.store import GateRow, NodeRow, RunRow
+from autotelic.store import ApprovalRow, GateRow, Ledger, NodeRow, RunRow
 
 __all__ = ["Outcome", "RoundState", "SelfPlay", "build_self_play"]
 
@@ -81,7 +79,7 @@ def build_self_play(s: Session) -> StateGraph[RoundState, None, RoundState, Roun
     async def propose(state: RoundState) -> dict[str, Any]:
         # From the ledger: a person may have promoted another policy since the last round ended.
         champion = s.ledger.champion().number
-        oversee_tools(s)
+        oversight.oversee_tools(s)
         s.progress.say(f"round {state['round']} of {s.config.rounds}: policy-{champion} is the champion")
         await evaluating.fresh_suite(s, state["round"])
         return {**await acquire.propose(s, state["round"], champion), "champion": champion}
@@ -99,7 +97,7 @@ def build_self_play(s: Session) -> StateGraph[RoundState, None, RoundState, Roun
         return await learning.train(s, state["round"], state["champion"])
 
     async def prepare(_: RoundState) -> dict[str, Any]:
-        oversee_tools(s)
+        oversight.oversee_tools(s)
         return {**await evaluating.prepare(s), "round": 1, "champion": s.ledger.champion().number, "stop": None}
 
     add("prepare", prepare, "round", "champion", "stop")
@@ -232,11 +230,10 @@ class SelfPlay:
                 )
             # Not before: a config that the session cannot be opened with binds nobody.
             dump_config(self.config, self.run_dir.config)
-            start: Any = None if before.next else RoundState(round=0)
             if before.interrupts and answer is not None:
-                start = Command(resume=answer)
+                _answer(session.ledger, before.interrupts[0].value["request"], answer)
             if before.next or not before.values:
-                await graph.ainvoke(start, thread, durability="sync")
+                await graph.ainvoke(None if before.next else RoundState(round=0), thread, durability="sync")
             after = await graph.aget_state(thread)
             champion = session.ledger.champion().number
             if after.interrupts:
@@ -264,6 +261,17 @@ class SelfPlay:
                 f"{self.run_dir.root} holds a run with another config (different: {', '.join(changed)}). Go on with "
                 f"{path}, or choose another directory with RUN."
             )
+
+
+def _answer(ledger: Ledger, request: str, yes: bool) -> None:
+    """Write down what a person answers to a request, unless it was answered from elsewhere meanwhile.
+
+    Into the ledger, by the request's id: LangGraph hands answers to a node's questions in their order, and a node that
+    runs again no longer asks what was answered. The next question would get the answer to the one before.
+    """
+    row = ledger.get(ApprovalRow, request)
+    if row is not None and row.answer is None:
+        oversight.answer(ledger, request, yes)
 
 
 _BUDGET = ("rounds", "seconds", "patience")

@@ -41,6 +41,24 @@ __all__ = ["Session", "as_dicts", "find_base", "first_failure", "open_memory", "
 
 T = TypeVar("T")
 Kind = Literal["start", "train", "switch", "rollback", "recover"]
+_TELL_SECONDS = 5.0
+
+
+@dataclass
+class _Clock:
+    """How long the node that runs has taken."""
+
+    node: str
+    before: float
+    """Seconds of its earlier attempts."""
+    started: float
+    """When this one began, on the monotonic clock."""
+    told: float
+    """When the ledger was last told."""
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.started
 
 
 @dataclass
@@ -60,6 +78,7 @@ class Session:
     progress: Progress = field(default_factory=Silent)
     others: tuple[Gateway, ...] = ()
     round: int = 0
+    _clock: _Clock | None = field(default=None, init=False, repr=False)
 
     @property
     def loop(self) -> ToolLoop | None:
@@ -155,6 +174,7 @@ class Session:
             for item in queue:
                 await work(item)
                 self.progress.advance(name)
+                self.keep_time()
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -177,14 +197,26 @@ class Session:
         row = self.ledger.node(self.round, name)
         row.attempts += 1
         self.ledger.put(row)
-        before, started = row.seconds, time.monotonic()
+        now = time.monotonic()
+        clock = self._clock = _Clock(name, row.seconds, started=now, told=now)
         try:
             yield row
             row.done = True
         finally:
-            row.seconds = before + time.monotonic() - started
+            self._clock = None
+            row.seconds = clock.seconds
             row.detail = {**self.ledger.node(self.round, name).detail, **row.detail}  # a node cut off keeps its notes
             self.ledger.put(row)
+
+    def keep_time(self) -> None:
+        """Tell the ledger, every few seconds, how long the node has taken: a budget counts what a kill cut off, too."""
+        clock = self._clock
+        if clock is None or time.monotonic() - clock.told < _TELL_SECONDS:
+            return
+        clock.told = time.monotonic()
+        row = self.ledger.node(self.round, clock.node)
+        row.seconds = clock.seconds
+        self.ledger.put(row)
 
 
 def _outside_the_graph() -> Context:

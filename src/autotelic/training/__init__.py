@@ -5,12 +5,21 @@ The face of the room imports neither PyTorch nor TRL; those live in the trainer 
 
 from __future__ import annotations
 
-from autotelic.training.job import CanaryResult, TrainingJob, TrainingResult, TrainingStep
+from autotelic.training.job import (
+    MAX_LENGTH,
+    CanaryResult,
+    TrainingJob,
+    TrainingResult,
+    TrainingStep,
+    read_examples,
+    write_examples,
+)
 from autotelic.training.method import Method, Trained
 from autotelic.training.policies import Card, read_card, read_policy, write_card
 from autotelic.training.process import Trainer
 
 __all__ = [
+    "MAX_LENGTH",
     "CanaryResult",
     "Card",
     "Method",
@@ -20,6 +29,8 @@ __all__ = [
     "TrainingResult",
     "TrainingStep",
     "read_card",
+    "read_examples",
     "read_policy",
     "write_card",
+    "write_examples",
 ]

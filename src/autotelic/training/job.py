@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from autotelic.core.words import Canary, Frozen, TrainingExample, content_id
 
-__all__ = ["CANARY_TEXTS", "CanaryJob", "CanaryResult", "TrainingJob", "TrainingResult", "TrainingStep"]
+__all__ = [
+    "CANARY_TEXTS",
+    "MAX_LENGTH",
+    "CanaryJob",
+    "CanaryResult",
+    "TrainingJob",
+    "TrainingResult",
+    "TrainingStep",
+    "read_examples",
+    "write_examples",
+]
 
 CANARY_TEXTS = (
     "The capital of France is Paris, and the capital of Japan is",
     "def fibonacci(n):\n    return n if n < 2 else fibonacci(n - 1) +",
 )
 """Fixed texts of every canary. The trainer adds rows that it trains on, so that two policies never look alike."""
+
+
+MAX_LENGTH = 1024
+"""Longest row by default, tokens of prompt and completion."""
 
 
 class TrainingJob(Frozen):
@@ -111,3 +127,16 @@ class TrainingResult(Frozen):
     def last_loss(self) -> float:
         """Loss of the last step."""
         return self.losses[-1]
+
+
+def write_examples(path: Path, examples: Iterable[TrainingExample]) -> Path:
+    """Write examples for the trainer, one JSON object a line; return the path."""
+    path.write_text("\n".join(example.model_dump_json() for example in examples) + "\n", encoding="utf-8")
+    return path
+
+
+def read_examples(path: Path) -> list[TrainingExample]:
+    """Read what `write_examples` wrote."""
+    # Not `splitlines`: it also ends lines at characters that JSON leaves as they are inside a text, U+2028 for one.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [TrainingExample.model_validate_json(line) for line in lines if line.strip()]

@@ -53,7 +53,7 @@ class Method(Protocol):
         """Train from the weights in `base`.
 
         Raises:
-            UsageError: the settings or the model cannot work.
-            TrainingError: there is nothing to train on, or the loss is not finite.
+            UsageError: the settings or the model cannot work, or there is nothing to train on.
+            TrainingError: the loss is not finite.
         """
         ...

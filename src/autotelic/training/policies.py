@@ -5,13 +5,13 @@ The card is the last thing written into a directory that is then renamed: a poli
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 
 from autotelic.core.errors import StoreError
+from autotelic.core.files import write_whole
 from autotelic.core.hashing import sha256_of_weights
 from autotelic.core.words import Canary, Frozen, PolicyFiles
 from autotelic.training.job import TrainingResult
@@ -54,12 +54,7 @@ def partial_of(out: Path) -> Path:
 def write_card(directory: Path, card: Card) -> None:
     """Write `card.json` into `directory`, whole or not at all."""
     directory.mkdir(parents=True, exist_ok=True)
-    partial = directory / f".{CARD}.partial"
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(card.model_dump_json())
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.rename(directory / CARD)
+    write_whole(directory / CARD, card.model_dump_json())
 
 
 def read_card(directory: Path) -> Card:

@@ -27,7 +27,7 @@ from trl import SFTTrainer
 
 from autotelic.core.errors import TrainingError, UsageError
 from autotelic.core.words import Frozen, Message, TrainingExample
-from autotelic.training.job import TrainingStep
+from autotelic.training.job import MAX_LENGTH, TrainingStep
 from autotelic.training.kernels import head_loss
 from autotelic.training.lora import PACKED, adapter_saver, merge, use_fast_layers
 from autotelic.training.method import Report, Trained
@@ -50,7 +50,7 @@ class SFTConfig(Frozen):
     """Passes over the rows."""
     batch_size: int = Field(default=16, ge=1)
     """Rows an optimisation step."""
-    max_length: int = Field(default=1024, ge=2)
+    max_length: int = Field(default=MAX_LENGTH, ge=2)
     """Longest row, tokens of prompt and completion; longer ones are left out, as a cut answer teaches not to end."""
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps over which the learning rate rises."""
@@ -231,7 +231,7 @@ class SFT:
             else:
                 rows += own
         if not rows:
-            raise TrainingError(
+            raise UsageError(
                 f"nothing to train on: of {len(examples)} examples {len(skipped)} are longer than max_length "
                 f"({self.config.max_length} tokens). Curate more data or raise max_length."
             )

@@ -26,7 +26,7 @@ from autotelic.core.errors import AutotelicError, UsageError
 from autotelic.core.hashing import sha256_of_weights
 from autotelic.core.registry import lookup
 from autotelic.core.words import TrainingExample
-from autotelic.training.job import CanaryJob, CanaryResult, TrainingJob, TrainingResult, TrainingStep
+from autotelic.training.job import CanaryJob, CanaryResult, TrainingJob, TrainingResult, TrainingStep, read_examples
 from autotelic.training.method import Method, Trained
 from autotelic.training.policies import CARD, Card, partial_of, read_card, write_card
 
@@ -103,8 +103,7 @@ def _canary_tokens(tokenizer: Any, texts: Sequence[str], examples: Sequence[Trai
 def _train(job: TrainingJob, events: IO[str]) -> None:
     from autotelic.training.weights import load_tokenizer
 
-    lines = Path(job.examples).read_text(encoding="utf-8").splitlines()
-    examples = [TrainingExample.model_validate_json(line) for line in lines if line.strip()]
+    examples = read_examples(Path(job.examples))
     identity = job.identity(examples)
     out = Path(job.out)
     if (out / CARD).exists() and (done := read_card(out).result) is not None and done.job == identity:
