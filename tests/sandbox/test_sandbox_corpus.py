@@ -253,7 +253,7 @@ async def test_resources_are_bounded(box: Sandbox, name: str) -> None:
 
 
 async def test_canaries_are_alive_and_corpus_is_whole(canaries: Canaries) -> None:
-    assert (len(ESCAPES), len(RESOURCES)) == (28, 13)
+    assert (len(ESCAPES), len(RESOURCES)) == (28, 14)
     assert canaries.reached() == []
     with socket.create_connection(canaries.tcp.getsockname()), socket.socket(socket.AF_UNIX) as unix:
         unix.connect(canaries.unix.getsockname())
