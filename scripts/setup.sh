@@ -43,7 +43,8 @@ stamp=.venv/.ready lock=requirements/lock-cpu.txt
 wanted=$(cat pyproject.toml requirements/*.txt scripts/setup.sh | sha256sum | cut -c1-16)-$gpu
 [ "$(cat $stamp 2>/dev/null || true)" = "$wanted" ] && exit 0
 
-[ -x .venv/bin/python ] || { say "making .venv with $python"; "$python" -m venv .venv; }
+# One that was cut off while it was made has no pip.
+.venv/bin/python -m pip --version >/dev/null 2>&1 || { say "making .venv with $python"; "$python" -m venv --clear .venv; }
 pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet --no-input)
 install() { "${pip[@]}" install --no-compile "$@"; }  # pip compiles on one core; below it is done on all
 install --upgrade pip

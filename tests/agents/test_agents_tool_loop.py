@@ -231,6 +231,14 @@ async def test_a_model_that_never_answers_is_ended() -> None:
     assert talk.calls[-1].result.content == "add was called so before, and gave: 2"
 
 
+async def test_only_calls_that_were_run_count_as_repeats_and_those_of_one_turn_do() -> None:
+    same, other = ({"tool": "add", "arguments": {"left": 1, "right": right}} for right in (1, 2))
+    model = Scripted(json.dumps({"calls": [same, same, same, other]}), json.dumps({"calls": [other]}), '{"answer":"x"}')
+    talk = await model.loop(calls=9, turns=5, parallel=3, repeats=2).answer(QUESTION, Sampling())
+    assert [r.result.reason for r in talk.calls] == ["ok", "ok", "refused", "refused", "ok"]
+    assert talk.calls[2].result.content == "add is called so already"
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "five", "[]", "null", '{"calls":[]}', '{"calls":[{"tool":"add"}]}', '{"calls":7}', '{"answer":5}',

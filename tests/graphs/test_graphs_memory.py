@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from autotelic.agents import memory_tools
 from autotelic.cli.app import app
+from autotelic.cli.doctor import Finding
 from autotelic.cli.memory import opened
 from autotelic.core.config import load_config
 from autotelic.core.errors import UsageError
@@ -59,6 +60,20 @@ def test_what_is_remembered_is_listed_searched_and_shown(copied: Path) -> None:
     assert rows["gcd"]["in_sight"] + sum(rows["gcd"]["out_of_sight"].values()) == len(only)
     assert sum(row["uses"] for row in rows.values()) > 0
     assert "gcd" in run("stats", copied).stdout
+
+
+def test_text_in_square_brackets_is_text(copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "kept.jsonl"
+    run("export", copied, kept)
+    one = json.loads(kept.read_text().splitlines()[0])
+    one["item"] |= {"question": "Why [/b] and [x for x in xs]?", "id": "odd"}
+    kept.write_text(json.dumps(one))
+    assert run("import", copied, kept, "--scope", "user/ada").exit_code == 0
+    monkeypatch.setattr("autotelic.cli.shown.out.width", 300)
+    assert "Why [/b] and [x for x in xs]?" in run("search", copied, "Why and xs?", "--scope", "user/ada").stdout
+    mended = Finding(name="x", ok=False, needed_for="y", found="none", fix="pip install 'autotelic[train]'")
+    monkeypatch.setattr("autotelic.cli.doctor.examine", lambda: [mended])
+    assert mended.fix in CliRunner().invoke(app, ["doctor"]).stdout
 
 
 def test_what_is_forgotten_is_gone_and_does_not_come_back(copied: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from autotelic.cli.app import app
 from autotelic.cli.strategies import split_strategies
+from autotelic.core import registry
 from autotelic.core.errors import ServingError, UsageError
 from autotelic.evaluation import write_report
 from autotelic.graphs import GraphContext, Outcome, build_refine
@@ -138,6 +139,29 @@ async def test_a_model_that_cannot_be_reached_is_no_wrong_answer() -> None:
     assert (await reached(direct(), work(Model(in_turn("6"), fails_at=1, error=TooLong)))).text is None
 
 
+def test_a_strategy_of_ones_own_is_an_async_function_in_a_plug_in(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from autotelic.core.registry import register\n"
+        "from autotelic.refinement import Draft\n"
+        "@register('strategy', 'mine')\n"
+        "async def mine(work, n=1):\n"
+        "    return [work.note(Draft(text='7', answer='7', by='mine'))] * n\n"
+    )
+    config = copied / "config.yaml"
+    config.write_text(config.read_text().replace("plugins: []", f"plugins: ['{file}']"))
+    found = json.loads(invoke("eval", copied, "--strategy", "mine,self_consistency(mine, n=2)", "--json").stdout)
+    assert [one["calls"] for one in found["strategies"]] == [0, 0]
+    ledger = Ledger(copied / "ledger.sqlite")
+    assert {row.answer for row in ledger.rows(StrategyRow)} == {"7"}
+    ledger.close()
+    with pytest.raises(UsageError, match="it takes nothing"):
+        build_strategy("mine(n=2)")
+
+
 def test_a_budget_makes_rows_of_its_own(copied: Path) -> None:
     found = json.loads(invoke("eval", copied, "--strategy", "reflexion(tries=3)", "--calls", 1, "--json").stdout)
     (one,) = found["strategies"]
@@ -180,8 +204,9 @@ async def test_an_open_question_is_answered_by_a_strategy_with_its_price() -> No
     assert (state["answer"], state["stopped"], state["price"]["calls"]) == ("6", "", 5)
     assert [draft["answer"] for draft in state["drafts"]] == ["4", "6"]
     assert [m["role"] for m in state["messages"]] == ["system", "user", "assistant"]
-    with pytest.raises(UsageError, match="needs a question"):
-        await graph.ainvoke({"question": " "})
+    for given in (" ", 5, None):
+        with pytest.raises(UsageError, match="needs a question"):
+            await graph.ainvoke({"question": given})
     short = build_refine(GraphContext(gateway, strategy="reflexion(tries=2)", budget=Budget(calls=1)))
     assert (await short.ainvoke({"question": "And now?"}))["stopped"] == "calls"
 

@@ -423,11 +423,24 @@ def test_a_picture_that_cannot_be_written_is_one_clear_line(
         run("counter", "--png", str(tmp_path / name), command=("graphs", "draw"))
 
 
+async def test_an_answer_that_was_cut_off_is_none() -> None:
+    class Cut(ScriptedBackend):
+        async def complete(self, *given: Any) -> list[Completion]:
+            return [c.model_copy(update={"finish_reason": "length"}) for c in await super().complete(*given)]
+
+    graph = build_ask(GraphContext(Gateway(Cut(lambda _m, _s: ["The capital of France, a country in"]))))
+    state = await graph.ainvoke({"question": "What is the capital of France?"})
+    assert (state["answer"], state["reason"]) == (None, "truncated")
+    assert state["messages"][-1]["content"] == "The capital of France, a country in", "what was said is not lost"
+
+
 async def test_where_threads_cannot_be_kept_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="threads cannot be kept"):
-        async with open_threads(tmp_path / "file" / "threads.sqlite"):
-            pass
+    (tmp_path / "file").write_text("this is a shopping list, and no database at all. " * 9)
+    for place in (tmp_path / "file" / "threads.sqlite", tmp_path / "file"):
+        with pytest.raises(UsageError, match="threads cannot be kept"):
+            async with open_threads(place):
+                pass
+    assert (tmp_path / "file").read_text().startswith("this is a shopping list")
     monkeypatch.setitem(sys.modules, "langgraph.checkpoint.postgres.aio", None)
     with pytest.raises(MissingPackage, match="langgraph-checkpoint-postgres is not installed"):
         async with open_threads("postgresql://nobody@127.0.0.1:9/x"):

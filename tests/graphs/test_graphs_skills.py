@@ -225,5 +225,15 @@ async def test_skills_are_tools_of_a_run_that_asks_for_them_and_no_part_of_their
             await s.serve(s.ledger.champion().number)
             async with open_workshop(s, s.memory) as workshop:
                 assert not workshop.toolbox.allowed
+    async with opened(copied) as (memory, _):
+        code = CODE.replace("backward", "sideways")
+        await memory.add([skill("two", name="sideways", code=code, scope="user/mallory")])
+    for scopes, names in (("[run]", ["backward"]), ("[run, user]", ["backward", "sideways"])):
+        seen = load_config(Config, copied / "config.yaml", ["tools.use=[skills]", f"memory.scopes={scopes}"])
+        with RunDir(copied).require().held() as run:
+            async with open_session(seen, run) as s:
+                assert [tool.name for tool in s.toolbox.allowed] == names, (
+                    "a skill of a scope that is not seen is no tool"
+                )
     with pytest.raises(UsageError, match="'skills' are a run's own"):
         load_tools("skills")

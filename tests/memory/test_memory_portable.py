@@ -112,6 +112,21 @@ async def test_what_comes_in_can_be_put_into_a_scope(one: Memory, other: Memory)
             await load(other, [], wrong)
 
 
+async def test_what_comes_in_where_there_is_no_room_is_put_out_of_sight_and_not_lost(
+    one: Memory, tmp_path: Path
+) -> None:
+    await one.add([solved(i) for i in range(6)])
+    small = await Memory.open(tmp_path / "small", Trigrams(), limit=2)
+    await small.add([solved(100, round=5, family="other")])
+    assert await carried(one, small, "user/ada") == 6
+    kept = [item for item in await small.all() if item.scope == "user/ada"]
+    rows = await small.rows()
+    assert len(kept) == 6 and sum(not rows[item.id].why for item in kept) == 2
+    hidden = [item.id for item in kept if rows[item.id].why]
+    assert sorted(await small.restore(hidden)) == sorted(hidden)
+    await small.aclose()
+
+
 async def test_what_was_forgotten_does_not_come_in(one: Memory, other: Memory) -> None:
     await one.add([solved(1, "alpha")])
     await one.keep([Record.of(("notes", "run"), "k", {"text": "a note"}, "a note")])

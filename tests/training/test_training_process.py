@@ -98,6 +98,19 @@ async def test_a_mistake_of_the_user_keeps_the_worker(trainer: Trainer, job: Tra
     assert not Path(job.out).exists()
 
 
+async def test_a_method_may_be_one_of_a_plug_ins(trainer: Trainer, job: TrainingJob, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from autotelic.core.registry import lookup, register\n"
+        "@register('method', 'mine')\n"
+        "def mine(config):\n    return lookup('method', 'sft')(config)\n"
+    )
+    own = job.model_copy(update={"method": "mine"})
+    with pytest.raises(UsageError, match="no method is called 'mine'"):
+        await trainer.train(own)
+    assert (await trainer.train(own.model_copy(update={"plugins": (str(file),)}))).losses
+
+
 async def test_a_killed_worker_leaves_nothing_and_the_next_job_runs(trainer: Trainer, job: TrainingJob) -> None:
     def kill(step: TrainingStep) -> None:
         if step.step == 2 and trainer.pid is not None:

@@ -190,16 +190,25 @@ class ToolLoop:
     async def act(self, calls: Sequence[ToolCall], records: Sequence[CallRecord]) -> list[CallRecord]:
         """Run a turn's calls side by side, within the bounds; `records` are the calls made before."""
         left = min(self.bounds.calls - len(records), self.bounds.parallel)
-        return await asyncio.gather(*(self._run(call, index < left, records) for index, call in enumerate(calls)))
+        beside = [sum(_same(one, call) for one in calls[:index]) for index, call in enumerate(calls)]
+        return await asyncio.gather(
+            *(self._run(call, index < left, records, beside[index]) for index, call in enumerate(calls))
+        )
 
-    async def _run(self, call: ToolCall, within: bool, records: Sequence[CallRecord]) -> CallRecord:
+    async def _run(self, call: ToolCall, within: bool, records: Sequence[CallRecord], beside: int) -> CallRecord:
+        """Run a call; `beside` is how many of the very same stand before it in its turn."""
         began = time.perf_counter()
-        same = [r.result for r in records if (r.call.name, r.call.arguments) == (call.name, call.arguments)]
+        same = [r.result for r in records if r.result.reason != "refused" and _same(r.call, call)]
         if not within:
             result = ToolResult(ok=False, content=f"{call.name} was not called: too many calls", reason="refused")
-        elif len(same) >= self.bounds.repeats:
-            text = f"{call.name} was called so before, and gave: {same[0].content}"
+        elif len(same) + beside >= self.bounds.repeats:
+            gave = f"was called so before, and gave: {same[-1].content}" if same else "is called so already"
+            text = f"{call.name} {gave}"
             result = ToolResult(ok=False, content=text, reason="refused")
         else:
             result = await self._toolbox.call(call.name, call.arguments)
         return CallRecord(call=call, result=result, seconds=time.perf_counter() - began)
+
+
+def _same(one: ToolCall, other: ToolCall) -> bool:
+    return (one.name, one.arguments) == (other.name, other.arguments)

@@ -20,7 +20,7 @@ from autotelic.cli.graphs import graphs, run_graph
 from autotelic.cli.memory import memory
 from autotelic.cli.prompts import prompts
 from autotelic.cli.serve import serve
-from autotelic.cli.shown import JsonOption, OtherOption, RunArgument, out, show
+from autotelic.cli.shown import JsonOption, OtherOption, RunArgument, out, plain, show
 from autotelic.cli.skills import skills
 from autotelic.cli.strategies import evaluate_strategies, split_strategies, strategies, strategy_table
 from autotelic.cli.tools import tools
@@ -250,7 +250,7 @@ def doctor(as_json: JsonOption = False) -> None:
     findings = examine()
     table = Table("", "what", "found", "needed for", "fix")
     for f in findings:
-        table.add_row("[green]ok[/]" if f.ok else "[red]no[/]", f.name, f.found, f.needed_for, f.fix)
+        table.add_row("[green]ok[/]" if f.ok else "[red]no[/]", *plain(f.name, f.found, f.needed_for, f.fix))
     show([f.model_dump() for f in findings], as_json, table)
     if not all(f.ok for f in findings):
         raise typer.Exit(1)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from autotelic.cli.shown import JsonOption, OtherOption, out, show
+from autotelic.cli.shown import JsonOption, OtherOption, out, plain, show
 from autotelic.cli.tools import AllowOption, ToolOption, tools_config
 from autotelic.core.errors import UsageError
 
@@ -64,6 +64,8 @@ def run_graph(
     as_json: JsonOption = False,
 ) -> None:
     """Run an agent graph on a thread; exit code 3 if it waits for an answer."""
+    from autotelic.core.run_dir import RunDir
+    from autotelic.graphs.config import run_config
     from autotelic.graphs.running import NO_REPLY
     from autotelic.graphs.source import Source
     from autotelic.refinement import Budget, build_strategy
@@ -77,6 +79,8 @@ def run_graph(
         raise UsageError("there is nothing to run. Give --input, or --thread of a thread that is to go on.")
     if answer is not None and given is not None:
         raise UsageError("--answer goes on with what waits for it and --input begins anew. Give one of them.")
+    if run is not None:
+        run_config(RunDir(run).require())  # a strategy may be one of its plug-ins'
     build_strategy(strategy)  # a mistake is found before anything is started
     how = {"strategy": strategy, "budget": Budget(calls=calls)}
     source = Source(run=run, model=model or DEFAULT_MODEL, remote=remote, base_url=base_url, others=tuple(other or ()))
@@ -130,7 +134,9 @@ def show_history(
     steps = asyncio.run(look())
     table = Table("checkpoint", "when", "next", "state")
     for step in steps:
-        table.add_row(step.checkpoint, step.created_at[:19], ", ".join(step.next) or "end", ", ".join(step.values))
+        table.add_row(
+            *plain(step.checkpoint, step.created_at[:19], ", ".join(step.next) or "end", ", ".join(step.values))
+        )
     show([step.model_dump() for step in steps], as_json, table)
 
 

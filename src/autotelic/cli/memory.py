@@ -14,7 +14,7 @@ import typer
 from pydantic import ValidationError
 from rich.table import Table
 
-from autotelic.cli.shown import JsonOption, RunArgument, out, show
+from autotelic.cli.shown import JsonOption, RunArgument, out, plain, show
 from autotelic.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def memory_stats(run: RunArgument, as_json: JsonOption = False) -> None:
     for row in rows:
         gone = ", ".join(f"{n} {why}" for why, n in row["out_of_sight"].items())
         numbers = [str(row[name]) for name in ("uses", "useful", "harmful")]
-        table.add_row(row["kind"], row["family"], str(row["in_sight"]), gone or "-", *numbers)
+        table.add_row(*plain(row["kind"], row["family"], str(row["in_sight"]), gone or "-", *numbers))
     show(rows, as_json, table)
 
 
@@ -254,7 +254,7 @@ def _list(found: list[Any], as_json: bool, why: dict[str, str]) -> None:
     table = Table("id", "kind", "family", "round", "found by", "out of sight")
     for one in found:
         text = " ".join(one.text.split())
-        table.add_row(one.id, one.kind, one.family, str(one.round), text[:80], why.get(one.id) or "-")
+        table.add_row(*plain(one.id, one.kind, one.family, str(one.round), text[:80], why.get(one.id) or "-"))
     show([one.model_dump(mode="json") for one in found], as_json, table)
 
 

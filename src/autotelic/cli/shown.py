@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
-__all__ = ["JsonOption", "OtherOption", "RunArgument", "out", "show"]
+__all__ = ["JsonOption", "OtherOption", "RunArgument", "out", "plain", "show"]
 
 out = Console()
 
@@ -19,6 +20,11 @@ OtherOption = Annotated[
     list[str] | None,
     typer.Option(help="Another model that speaks in debate, mixture...: provider/name, or openai/NAME=URL."),
 ]
+
+
+def plain(*cells: str) -> list[Text]:
+    """Return cells of a table that hold data: what stands in square brackets is no colour."""
+    return [Text(cell) for cell in cells]
 
 
 def show(data: Any, as_json: bool, shown: Any) -> None:

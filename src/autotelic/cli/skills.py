@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from autotelic.cli.memory import opened
-from autotelic.cli.shown import JsonOption, RunArgument, show
+from autotelic.cli.shown import JsonOption, RunArgument, plain, show
 
 if TYPE_CHECKING:
     from autotelic.graphs import Session
@@ -45,7 +45,7 @@ def list_skills(run: RunArgument, family: FamilyOption = None, as_json: JsonOpti
     for one in found:
         does = one.description.splitlines()[0] if one.description else ""
         pinned = "yes" if one.pinned else ""
-        table.add_row(one.id, one.family, str(one.version), str(one.round), _gain(one), pinned, does[:60])
+        table.add_row(*plain(one.id, one.family, str(one.version), str(one.round), _gain(one), pinned, does[:60]))
     show([one.model_dump(mode="json") for one in found], as_json, table)
 
 
@@ -158,7 +158,7 @@ def _decided(run: Path, work: Callable[[Session, SkillLibrary], Awaitable[list[S
     rows = [row.model_dump(include=_SHOWN) for row in asyncio.run(decide())]
     table = Table("id", "skill", "kept", "reason", "figures")
     for row in rows:
-        table.add_row(row["id"], row["skill_id"], "yes" if row["kept"] else "no", row["reason"], row["detail"])
+        table.add_row(*plain(row["id"], row["skill_id"], "yes" if row["kept"] else "no", row["reason"], row["detail"]))
     show(rows, as_json, table)
 
 

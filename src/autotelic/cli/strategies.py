@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
-from autotelic.cli.shown import JsonOption, RunArgument, out, show
+from autotelic.cli.shown import JsonOption, RunArgument, out, plain, show
 from autotelic.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def list_strategies(as_json: JsonOption = False) -> None:
         rows.append({"strategy": name, "parameters": parameters(maker), "what": _doc(maker).split("\n")[0]})
     table = Table("strategy", "parameters", "what it does")
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*plain(*row.values()))
     show(rows, as_json, table)
 
 
@@ -83,7 +84,7 @@ def learn(
     for one in found["choices"]:
         gain, chosen = one["gain"], "yes" if one["chosen"] else "dropped" if one["dropped"] else "no"
         shown = f"{100 * gain['gain']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
-        table.add_row(one["family"], one["strategy"], shown, f"{one['tokens']:,.0f}", chosen)
+        table.add_row(*plain(one["family"], one["strategy"], shown, f"{one['tokens']:,.0f}", chosen))
     show(found, as_json, table)
     if not as_json:
         verdict = "promoted" if found["promoted"] else "not promoted"
@@ -99,10 +100,13 @@ async def _learned(
     prove: int | None,
     progress: Progress,
 ) -> dict[str, Any]:
+    from autotelic.core.run_dir import RunDir
     from autotelic.graphs.actions import opened_suite
+    from autotelic.graphs.config import run_config
     from autotelic.graphs.routing import learn_in_run
     from autotelic.refinement import build_strategy
 
+    run_config(RunDir(run).require())  # a strategy may be one of its plug-ins'
     for name in names:
         build_strategy(name)
     async with opened_suite(run, "frozen", policy, memory=False, progress=progress) as (s, asked):
@@ -141,12 +145,15 @@ async def evaluate_strategies(
     Raises:
         UsageError: there is no such strategy, suite or policy.
     """
+    from autotelic.core.run_dir import RunDir
     from autotelic.evaluation import bootstrap_seed, strategy_figures, strategy_page
     from autotelic.graphs.actions import opened_suite
+    from autotelic.graphs.config import run_config
     from autotelic.graphs.others import shown_others
     from autotelic.graphs.refining import answer_suite_by
     from autotelic.refinement import build_strategy
 
+    run_config(RunDir(run).require())  # a strategy may be one of its plug-ins'
     for name in names:
         build_strategy(name, suite=True)  # a mistake is found before anything is started
     async with opened_suite(run, suite, policy, memory=memory, progress=progress, others=others) as (s, asked):
@@ -198,7 +205,7 @@ def strategy_table(found: dict[str, Any]) -> Table:
         share, gain = one["accuracy"] or {"mean": 0.0, "low": 0.0, "high": 0.0}, one["gain"]
         bar = "█" * round(16 * share["mean"] / top) + "─" * round(16 * (share["high"] - share["mean"]) / top)
         table.add_row(
-            one["strategy"],
+            Text(one["strategy"]),
             f"{100 * share['mean']:.1f} [{100 * share['low']:.1f}, {100 * share['high']:.1f}]",
             *([bar] if wide else []),
             "" if gain is None else f"{100 * gain['gain']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from autotelic.cli.shown import JsonOption, show
+from autotelic.cli.shown import JsonOption, plain, show
 from autotelic.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def list_tools(
     table = Table("tool", "permission", "allowed", "seconds", "what it does")
     for row in rows:
         does = row["description"].split("\n")[0]
-        table.add_row(row["name"], row["permission"], "yes" if row["allowed"] else "no", f"{row['seconds']:g}", does)
+        allowed = "yes" if row["allowed"] else "no"
+        table.add_row(*plain(row["name"], row["permission"], allowed, f"{row['seconds']:g}", does))
     show(rows, as_json, table)
 
 
@@ -134,11 +135,10 @@ def _config(
 
 
 def _settings(run: Path) -> Config:
-    from autotelic.core.config import load_config
     from autotelic.core.run_dir import RunDir
-    from autotelic.graphs import Config
+    from autotelic.graphs.config import run_config
 
-    return load_config(Config, RunDir(run).require().config)
+    return run_config(RunDir(run).require())
 
 
 @asynccontextmanager

@@ -107,6 +107,7 @@ async def _train(
         parent=policy,
         examples=str(write_examples(place / "examples.jsonl", rows)),
         config={**settings, "epochs": how.epochs, "seconds": left},
+        plugins=s.config.plugins,
         seed=s.seed("adapted", policy, *sorted(row.id for row in rows)),
     )
     result = await trained(s, job, "adapt")

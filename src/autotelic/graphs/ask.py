@@ -25,7 +25,7 @@ from autotelic.refinement import Budget
 from autotelic.serving import TOO_LONG, Gateway, OnText, Sampling, TooLong
 from autotelic.tools import Toolbox
 
-__all__ = ["PLAIN", "AskState", "GraphContext", "build_ask", "opening"]
+__all__ = ["PLAIN", "AskState", "GraphContext", "build_ask", "opening", "require_question"]
 
 PLAIN = "Answer the question. Reply with the answer only."
 TOOLED = "Answer the question with the help of tools."
@@ -87,8 +87,7 @@ def build_ask(context: GraphContext) -> Any:
     spoken = bool(loop.offered) and not context.gateway.backend.calls_apart
 
     async def recall(state: AskState) -> AskState:
-        if not str(state.get("question") or "").strip():
-            raise UsageError('the graph solve needs a question: --input \'{"question": "..."}\'')
+        require_question(state.get("question"), "solve")
         asked = as_dicts([Message(role="user", content=state["question"])])
         if said := state.get("messages"):  # the thread goes on
             return {"messages": [*said, *asked], "calls": [], "turns": 0}
@@ -104,13 +103,14 @@ def build_ask(context: GraphContext) -> Any:
             return {"answer": None, "pending": [], "stopped": True, "reason": TOO_LONG}
         turns = state["turns"] + 1
         truncated = turn.completion.finish_reason == "length"
+        answer = None if truncated else turn.answer
         return {
             "messages": as_dicts([*messages, *turn.messages]),
-            "answer": turn.answer,
+            "answer": answer,
             "pending": [call.model_dump() for call in turn.calls],
             "turns": turns,
-            "stopped": not loop.offered or truncated or turns >= context.bounds.turns or turn.answer is not None,
-            "reason": "ok" if turn.answer is not None else "truncated" if truncated else "no_answer",
+            "stopped": not loop.offered or truncated or turns >= context.bounds.turns or answer is not None,
+            "reason": "ok" if answer is not None else "truncated" if truncated else "no_answer",
         }
 
     async def act(state: AskState) -> AskState:
@@ -129,6 +129,16 @@ def build_ask(context: GraphContext) -> Any:
     graph.add_conditional_edges("draft", lambda state: END if state["stopped"] else "act", ["act", END])
     graph.add_edge("act", "draft")
     return graph.compile()
+
+
+def require_question(given: Any, graph: str) -> None:
+    """Refuse what is no question.
+
+    Raises:
+        UsageError: it is empty, or no text.
+    """
+    if not isinstance(given, str) or not given.strip():
+        raise UsageError(f'the graph {graph} needs a question, a text: --input \'{{"question": "..."}}\'')
 
 
 async def opening(

@@ -11,6 +11,9 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from autotelic.agents import Bounds
+from autotelic.core.config import load_config
+from autotelic.core.plugins import load_source
+from autotelic.core.run_dir import RunDir
 from autotelic.core.words import Frozen
 from autotelic.evaluation import AlarmConfig, GateConfig, SkillGateConfig
 from autotelic.refinement import Budget
@@ -27,6 +30,7 @@ __all__ = [
     "SolveConfig",
     "ToolsmithConfig",
     "TrainConfig",
+    "run_config",
 ]
 
 
@@ -327,3 +331,15 @@ class Config(Frozen):
                 "would ever be promoted: raise evaluate.fresh."
             )
         return self
+
+
+def run_config(run: RunDir) -> Config:
+    """Return a run's config; what its plug-ins register can be named from then on.
+
+    Raises:
+        UsageError: there is no config, it is wrong, or a plug-in cannot be loaded.
+    """
+    config = load_config(Config, run.config)
+    for plugin in config.plugins:
+        load_source(plugin)
+    return config

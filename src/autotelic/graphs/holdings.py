@@ -15,7 +15,7 @@ from typing import Any
 from autotelic.core.config import load_config
 from autotelic.core.errors import UsageError
 from autotelic.core.run_dir import RunDir
-from autotelic.graphs.config import Config
+from autotelic.graphs.config import Config, run_config
 from autotelic.graphs.oversight import decided, wait
 from autotelic.graphs.remembering import attempted
 from autotelic.graphs.session import open_memory
@@ -36,7 +36,7 @@ async def open_library(run: Path) -> AsyncIterator[tuple[Memory, Ledger]]:
         directory = stack.enter_context(RunDir(run).require().held())
         ledger = Ledger(directory.ledger)
         stack.callback(ledger.close)
-        yield await open_memory(stack, load_config(Config, directory.config), directory), ledger
+        yield await open_memory(stack, run_config(directory), directory), ledger
 
 
 async def known_items(memory: Memory, ids: Sequence[str]) -> list[Any]:

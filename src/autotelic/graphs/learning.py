@@ -58,6 +58,7 @@ async def train(s: Session, round: int, champion: int) -> dict[str, Any]:
         parent=champion,
         examples=str(write_examples(s.run.root / "policies" / f"round-{round}.examples.jsonl", _examples(rows, said))),
         config=how.settings,
+        plugins=s.config.plugins,
         seed=s.seed("train", round),
     )
     result = await trained(s, job, "train")

@@ -8,10 +8,9 @@ from typing import Any, TypedDict
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 
-from autotelic.core.errors import UsageError
 from autotelic.core.words import Message, Task
 from autotelic.environments import Checked, plain_answer
-from autotelic.graphs.ask import PLAIN, GraphContext, opening
+from autotelic.graphs.ask import PLAIN, GraphContext, opening, require_question
 from autotelic.graphs.session import as_dicts
 from autotelic.graphs.strategy_solver import examples_in, reached
 from autotelic.memory import Query
@@ -71,8 +70,7 @@ def build_refine(context: GraphContext) -> Any:
     strategy = build_strategy(context.strategy)
 
     async def recall(state: RefineState) -> RefineState:
-        if not str(state.get("question") or "").strip():
-            raise UsageError('the graph refine needs a question: --input \'{"question": "..."}\'')
+        require_question(state.get("question"), "refine")
         messages, ids = await opening(context, PLAIN, state["question"])
         return {"messages": as_dicts(messages), "memory_ids": ids}
 

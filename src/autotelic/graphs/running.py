@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -155,6 +156,10 @@ async def open_threads(place: str | Path) -> AsyncIterator[BaseCheckpointSaver[A
     except OSError as error:
         raise UsageError(f"threads cannot be kept in {path}: {error}. Name another place with --threads.") from None
     async with AsyncSqliteSaver.from_conn_string(str(path)) as saver:
+        try:
+            await saver.setup()
+        except sqlite3.DatabaseError as error:
+            raise UsageError(f"threads cannot be kept in {path}: {error}. Name another file with --threads.") from None
         yield saver
 
 

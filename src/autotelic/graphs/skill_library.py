@@ -56,10 +56,16 @@ class SkillLibrary(Protocol):
         ...
 
 
-async def skills_of(library: SkillLibrary) -> list[Skill]:
-    """Return the skills in use, ordered by name and version."""
+async def skills_of(library: SkillLibrary, scopes: Collection[str] | None = None) -> list[Skill]:
+    """Return the skills in use, ordered by name and version.
+
+    Args:
+        library: where they are.
+        scopes: only those of these scopes and below; `None` for any.
+    """
     found = [item for item in await library.in_sight("skill") if isinstance(item, Skill)]
-    return sorted(found, key=lambda skill: (skill.name, skill.version))
+    seen = [one for one in found if scopes is None or any(f"{one.scope}/".startswith(f"{s}/") for s in scopes)]
+    return sorted(seen, key=lambda skill: (skill.name, skill.version))
 
 
 async def find_skill(library: SkillLibrary, id: str) -> Skill:
@@ -94,7 +100,7 @@ async def open_made(
     Args:
         memory: of the run.
         use: what the config names; nothing is started for what is not in it.
-        scopes: what `recall` sees.
+        scopes: what `recall` sees, and of which skills are tools.
         sandbox: back end that skills run in.
 
     Raises:
@@ -103,7 +109,7 @@ async def open_made(
     """
     made: dict[str, Sequence[Tool]] = {"memory": memory_tools(memory, scopes=scopes), "skills": []}
     async with AsyncExitStack() as stack:
-        if "skills" in use and (skills := await skills_of(memory)):
+        if "skills" in use and (skills := await skills_of(memory, scopes)):
             box = await stack.enter_async_context(await Sandbox.open(sandbox))
             made["skills"] = [skill_tool(skill, box) for skill in skills]
         yield made

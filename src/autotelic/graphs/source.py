@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autotelic.agents import ToolPicker
-from autotelic.core.config import load_config
 from autotelic.core.progress import Progress
 from autotelic.core.run_dir import RunDir
 from autotelic.core.words import PolicyFiles
 from autotelic.graphs.ask import GraphContext
-from autotelic.graphs.config import Config
+from autotelic.graphs.config import run_config
 from autotelic.graphs.others import open_others, open_remote
 from autotelic.graphs.session import find_base, open_memory, run_embedder
 from autotelic.graphs.skill_library import open_made
@@ -76,7 +75,7 @@ async def open_source(source: Source, progress: Progress, *, log: str = "vllm.lo
             yield Served(server.gateway, server)
             return
         run = RunDir(source.run).require()
-        config = load_config(Config, run.config)
+        config = run_config(run)
         ledger = Ledger(run.ledger)
         stack.callback(ledger.close)
         await asyncio.to_thread(find_base, config, run)
@@ -99,7 +98,7 @@ async def graph_context(source: Source, *, tools: ToolsConfig, progress: Progres
         made: dict[str, Sequence[Tool]] = {}
         if source.run is not None:
             directory = stack.enter_context(RunDir(source.run).require().held())
-            config = load_config(Config, directory.config)
+            config = run_config(directory)
             embedder = run_embedder(stack, config, directory)
             memory = await open_memory(stack, config, directory, embedder)
             own = open_made(memory, tools.use, scopes=config.memory.scopes, sandbox=config.sandbox)

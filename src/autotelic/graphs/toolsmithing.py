@@ -168,6 +168,8 @@ async def _judge(w: Workshop, id: str, draft: SkillRow, tasks: Sequence[Task], g
     skill = skill.model_copy(update=origin)
     row.skill_id = skill.id
     beside = [one for one in known if one.id != skill.parent]
+    seen = {one.id for one in await skills_of(w.shelf, w.scopes)}
+    known, beside = ([one for one in some if one.id in seen] for some in (known, beside))
     trial = await matched_rollouts(w, id, skill, known, beside, tasks, gate)
     decision = _one_policy(trial) or admit_skill(gate, trial.comparison, called=trial.called)
     _decided(row, trial, decision)
@@ -178,7 +180,7 @@ async def _judge(w: Workshop, id: str, draft: SkillRow, tasks: Sequence[Task], g
 
 async def _measure(w: Workshop, id: str, skill: Skill, tasks: Sequence[Task], round: int) -> SkillRow:
     """Return what is to be written down about a skill of the library that is measured beside the others."""
-    others = [one for one in await skills_of(w.shelf) if one.id != skill.id]
+    others = [one for one in await skills_of(w.shelf, w.scopes) if one.id != skill.id]
     trial = await matched_rollouts(w, id, skill, others, others, tasks, w.config.gate)
     decision = _one_policy(trial) or keep_skill(w.config.gate, trial.comparison)
     if skill.pinned and not decision.keep:

@@ -54,6 +54,8 @@ class Workshop:
     """Bound on one turn of an answer, tokens."""
     seed: int
     """The run's."""
+    scopes: tuple[str, ...] | None = None
+    """Of the skills that stand beside one that is measured; `None` for any."""
     picker: Picker | None = None
     """Offers a task a few of many tools."""
 
@@ -133,6 +135,7 @@ async def open_workshop(s: Session, library: SkillLibrary) -> AsyncIterator[Work
             bounds=s.config.solve.bounds,
             max_tokens=s.config.solve.max_tokens,
             seed=s.config.seed,
+            scopes=s.config.memory.scopes,
             picker=s.picker,
         )
 

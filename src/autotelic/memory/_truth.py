@@ -420,7 +420,8 @@ class Truth:
             query = f"SELECT id, round, vector {own} ORDER BY round, id"
             rows = self._file.execute(query, (*place, NEVER)).fetchall()
             matrix = np.stack([np.frombuffer(blob, dtype=np.float32) for _, _, blob in rows])
-            newest = rows[-1][1]
+            # Not before the round in progress: what is imported into it would be gone at once, as an old round's.
+            newest = max(rows[-1][1], self.floor())
             self._evict([rows[i][0] for i in least_diverse(matrix, len(rows) - limit)], newest, _ROOM)
 
     def _meta(self, key: str) -> str | None:

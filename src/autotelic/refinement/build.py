@@ -89,6 +89,8 @@ def _taken_apart(node: ast.expr) -> tuple[Any, dict[str, Any], list[ast.expr]]:
     """Return who makes a strategy, its plain parameters with what was left out, and the strategies within it."""
     call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
     maker = lookup("strategy", cast(ast.Name, call.func).id)
+    if inspect.iscoroutinefunction(maker):
+        return maker, {}, []
     takes = inspect.signature(maker)
     given = takes.bind(*call.args, **{word.arg: word.value for word in call.keywords if word.arg}).arguments
     said = [*call.args, *(word.value for word in call.keywords)]
@@ -105,6 +107,10 @@ def _built(node: ast.expr, text: str) -> Any:
     maker = lookup("strategy", name)
     given = [_value(argument, text) for argument in call.args]
     named = {word.arg: _value(word.value, text) for word in call.keywords if word.arg}
+    if inspect.iscoroutinefunction(maker):  # a strategy itself, not what makes one
+        if given or named:
+            raise UsageError(f"{name} cannot be built from {text!r}: it takes nothing.")
+        return cast(Strategy, maker)
     checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(maker)
     try:
         return checked(*given, **named)

@@ -70,6 +70,6 @@ def _questions(text: str) -> list[str]:
     """Read the questions; a list that was cut off by the token limit is no list, and the task is asked as it is."""
     try:
         found = json.loads(text)["questions"]
+        return [question for question in found if isinstance(question, str) and question.strip()]
     except (ValueError, KeyError, TypeError):
         return []
-    return [question for question in found if isinstance(question, str) and question.strip()]

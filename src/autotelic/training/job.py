@@ -50,6 +50,8 @@ class TrainingJob(Frozen):
     """Registered name of the method."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Settings of the method; it checks them."""
+    plugins: tuple[str, ...] = ()
+    """Python files or modules that are loaded first: the method may be registered in one of them."""
     seed: int = 0
     """Seeds adapter initialisation and the order of rows."""
     canary_texts: tuple[str, ...] = CANARY_TEXTS

@@ -24,6 +24,7 @@ from typing import IO, Any
 
 from autotelic.core.errors import AutotelicError, UsageError
 from autotelic.core.hashing import sha256_of_weights
+from autotelic.core.plugins import load_source
 from autotelic.core.registry import lookup
 from autotelic.core.words import TrainingExample
 from autotelic.training.job import CanaryJob, CanaryResult, TrainingJob, TrainingResult, TrainingStep, read_examples
@@ -109,6 +110,8 @@ def _train(job: TrainingJob, events: IO[str]) -> None:
     if (out / CARD).exists() and (done := read_card(out).result) is not None and done.job == identity:
         _emit(events, "result", done.model_dump())
         return
+    for plugin in job.plugins:
+        load_source(plugin)
     method: Method = lookup("method", job.method)(job.config)
 
     def report(step: TrainingStep) -> None:
