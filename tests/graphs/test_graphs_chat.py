@@ -180,6 +180,20 @@ async def test_a_fork_and_its_source_go_their_own_ways(tmp_path: Path) -> None:
         assert [len(await opened.turns(one)) for one in (chat, fork.id)] == [1, 2]
 
 
+async def test_what_a_fork_began_with_is_not_undone(tmp_path: Path) -> None:
+    async with chats(tmp_path, Model(), rounds=0) as opened:
+        chat = (await opened.begin()).id
+        await act(opened, chat, Say(text="one"))
+        fork = (await opened.fork(chat)).id
+        with pytest.raises(UsageError, match="nothing to undo"):
+            await opened.undo(fork)
+        await act(opened, fork, Say(text="two"))
+        assert [turn.question for turn in await opened.undo(fork)] == ["one"]
+        with pytest.raises(UsageError, match="nothing to undo"):
+            await opened.undo(fork)
+        assert [turn.question for turn in await opened.turns(fork)] == ["one"]
+
+
 async def test_chats_are_found_renamed_exported_and_forgotten(tmp_path: Path) -> None:
     async with chats(tmp_path, Model(False), rounds=1) as opened:
         first, second = (await opened.begin()).id, (await opened.begin("plans")).id
@@ -401,6 +415,38 @@ async def test_a_decision_about_a_tool_is_in_the_runs_log_and_may_come_from_else
             async for _ in opened.resume(chat):
                 pass
             assert done == ["x"] and (await opened.question(chat) or {})["reasons"] == ['write {"text": "y"}']
+            async for _ in opened.answer(chat, False):
+                pass
+        assert done == ["x"] and [row.answer for row in ledger.rows(DecisionRow, order="number")] == [True, False]
+
+
+def writer(messages: Sequence[Message], sampling: Sampling) -> list[str]:
+    """Writes x, whatever it is asked, and then says what came of it."""
+    if not sampling.tools:
+        return [json.dumps({"verdict": "right", "fault": "", "advice": ""})] * sampling.n
+    said = messages[-1].content
+    return [json.dumps({"answer": said} if messages[-1].role == "tool" else {"calls": [call("write", text="x")]})]
+
+
+@pytest.mark.parametrize("again", [Retry(), Wrong(text="once more")])
+async def test_what_was_decided_in_one_act_is_asked_again_in_the_next(tmp_path: Path, again: Any) -> None:
+    done: list[str] = []
+    with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+
+        def decide(subject: str, question: dict[str, Any]) -> bool:
+            return decided(ledger, "tool", subject, question, interrupt)
+
+        model = ScriptedBackend(writer)
+        async with tooled(tmp_path, model, done, decide=decide) as opened:
+            chat = (await opened.begin()).id
+            await act(opened, chat, Say(text="Write x"))
+            async for _ in opened.answer(chat, True):
+                pass
+            await act(opened, chat, again)
+            asked = await opened.question(chat)
+            assert asked is not None and done == ["x"], "an equal call of another act was not allowed"
+        async with tooled(tmp_path, model, done, decide=decide) as opened:  # the same after another start
+            assert await opened.question(chat) == asked
             async for _ in opened.answer(chat, False):
                 pass
         assert done == ["x"] and [row.answer for row in ledger.rows(DecisionRow, order="number")] == [True, False]

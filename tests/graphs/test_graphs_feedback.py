@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,16 @@ from typer.testing import CliRunner, Result
 
 from autotelic.cli.app import app
 from autotelic.core.config import dump_config, load_config
-from autotelic.core.errors import UsageError
+from autotelic.core.errors import ServingError, UsageError
+from autotelic.core.run_dir import RunDir
+from autotelic.core.words import Message
 from autotelic.graphs import Config
-from autotelic.graphs.acts import Said, Turn
+from autotelic.graphs.acts import Accept, Choose, Edit, Rate, Said, Turn, Wrong, acted
 from autotelic.graphs.ask import GraphContext
 from autotelic.graphs.chats import Chat, open_chats
 from autotelic.graphs.chatting import ChatContext, build_chat
 from autotelic.graphs.feedback import feedback_of, keep_feedback
-from autotelic.serving import Gateway, ScriptedBackend
+from autotelic.serving import Gateway, Sampling, ScriptedBackend
 from autotelic.store import (
     CurationRow,
     ExampleRow,
@@ -50,7 +52,7 @@ def test_what_was_accepted_edited_or_chosen_can_be_learned() -> None:
         turn(1, answer="draft 1", verdict="accepted"),
         turn(2, answer="better", before="draft 2", verdict="edited"),
         turn(3, answer="right", pair=pair, chosen=1, verdict="accepted"),
-        turn(4, answer="mended", complaints=("no",), verdict="accepted", stars=5),
+        turn(4, answer="mended", complaints=("no",), replaced="draft 4", verdict="accepted", stars=5),
         turn(5, answer="draft 5"),
         turn(6, answer="draft 6", verdict="rejected"),
         turn(7, answer="draft 7", verdict="accepted", stars=2),
@@ -64,6 +66,37 @@ def test_what_was_accepted_edited_or_chosen_can_be_learned() -> None:
     ]
     assert [message["content"] for message in rows[1].messages][1:] == ["question 1", "draft 1", "question 2"]
     assert rows[3].comments == ["no"] and rows[0].policy == 3
+
+
+DRAFTS = (Said(text="one"), Said(text="two"), Said(text="three"))
+PAIR = (Said(text="left"), Said(text="right"))
+
+
+@pytest.mark.parametrize(
+    ("acts", "kind", "rejected"),
+    [
+        ((Wrong(text="no"), Accept()), "accepted", "one"),  # the draft that stood, not the last before the new one
+        ((Choose(index=1), Wrong(text="no"), Accept()), "accepted", "right"),
+        ((Edit(text="mine"), Wrong(text="no"), Accept()), "accepted", "mine"),
+        ((Edit(text="mine"), Choose(index=1)), "chosen", "left"),
+        ((Wrong(text="no"), Edit(text="mine")), "edited", "mended"),
+    ],
+)
+def test_what_is_rejected_is_the_answer_that_was_replaced(acts: tuple[Any, ...], kind: str, rejected: str) -> None:
+    said = Turn(id="t", question="?", drafts=DRAFTS, answer="one", pair=PAIR)
+    for one in acts:
+        said = acted(said, one)
+        if isinstance(one, Wrong):
+            said = said.model_copy(update={"drafts": (*said.drafts, Said(text="mended")), "answer": "mended"})
+    (row,) = feedback_of(CHAT, [said])
+    assert (row.kind, row.rejected) == (kind, rejected) and row.chosen == said.answer
+
+
+@pytest.mark.parametrize("act", [Wrong(text="no"), Edit(text="mine"), Choose(index=0)])
+def test_stars_are_those_of_the_answer_that_stands(act: Any) -> None:
+    rated = acted(Turn(id="t", question="?", drafts=DRAFTS, answer="one", pair=PAIR), Rate(stars=1))
+    assert feedback_of(CHAT, [acted(rated, Accept())]) == []
+    assert len(feedback_of(CHAT, [acted(acted(rated, act), Accept())])) == 1
 
 
 def test_the_ledger_holds_what_stands_and_nothing_without_consent(tmp_path: Path) -> None:
@@ -80,10 +113,15 @@ def test_the_ledger_holds_what_stands_and_nothing_without_consent(tmp_path: Path
 
 
 @asynccontextmanager
-async def talking(place: Path, ledger: Ledger | None, *, learn: bool) -> AsyncIterator[Talk]:
-    gateway = Gateway(ScriptedBackend(lambda messages, sampling: [f"draft of {messages[-1].content}"] * sampling.n))
+async def talking(
+    place: Path, ledger: Ledger | None, *, learn: bool, run: RunDir | None = None, reply: Any = None
+) -> AsyncIterator[Talk]:
+    def drafted(messages: Sequence[Message], sampling: Sampling) -> list[str]:
+        return [f"draft of {messages[-1].content}"] * sampling.n
+
+    gateway = Gateway(ScriptedBackend(reply or drafted), attempts=1)
     gateway.unblock(0)
-    voices = Voices(GraphContext(gateway), ledger=ledger)
+    voices = Voices(GraphContext(gateway), ledger=ledger, run=run or (RunDir(place) if ledger else None))
     graph = build_chat(ChatContext(voices.context, voices.speaking, rounds=0))
     async with open_chats(place / "threads.sqlite", graph) as chats:
         yield Talk(chats, voices, learn=learn)
@@ -116,6 +154,126 @@ async def test_by_consent_of_each_chat_and_taken_back_with_it(tmp_path: Path) ->
         with pytest.raises(UsageError, match="no run that could learn"):
             await say(talk, "/learn on")
     ledger.close()
+
+
+@asynccontextmanager
+async def at(place: Path, name: str | None, **more: Any) -> AsyncIterator[Talk]:
+    """Talk with a run by its name, or with none, over the chats that all of them share."""
+    if name is None:
+        async with talking(place, None, learn=False, **more) as talk:
+            yield talk
+        return
+    run = RunDir(place / name).create()
+    with closing(Ledger(run.ledger)) as ledger:
+        async with talking(place, ledger, learn=False, run=run, **more) as talk:
+            yield talk
+
+
+def learned(place: Path, name: str) -> list[str]:
+    with closing(Ledger(place / name / "ledger.sqlite")) as ledger:
+        return [row.chosen for row in ledger.rows(FeedbackRow)]
+
+
+async def test_one_run_learns_wherever_the_chat_goes_on(tmp_path: Path) -> None:
+    async with at(tmp_path, "a") as talk:
+        await say(talk, "/new mine", "/learn on", "one", "/edit ONE")
+    async with at(tmp_path, "b") as talk:
+        await say(talk, "/open mine", "two", "/edit TWO")
+    assert learned(tmp_path, "a") == ["ONE", "TWO"] and learned(tmp_path, "b") == [], "b was not allowed to"
+    async with at(tmp_path, None) as talk:
+        await say(talk, "/open mine", "/reject")
+        assert learned(tmp_path, "a") == ["ONE"]
+        assert "nothing said here" in await say(talk, "/learn off")
+        assert learned(tmp_path, "a") == []
+    async with at(tmp_path, "a") as talk:
+        await say(talk, "/open mine", "/learn on")
+    async with at(tmp_path, "b") as talk:
+        await say(talk, "/open mine", "/learn on")
+        assert learned(tmp_path, "a") == [] and learned(tmp_path, "b") == ["ONE"], "one run at a time"
+
+
+async def test_a_run_out_of_reach_is_told_of(tmp_path: Path) -> None:
+    async with at(tmp_path, "a") as talk:
+        await say(talk, "/new mine", "/learn on", "one", "/edit ONE")
+    (tmp_path / "a").rename(tmp_path / "moved")
+    async with at(tmp_path, "b") as talk:
+        assert "a may still be trained on what was said here before" in await say(talk, "/open mine", "/reject")
+        for line in ("/learn off", "/learn on", "/learn off"):
+            with pytest.raises(UsageError, match=r"may still be trained on .* no run is there"):
+                await say(talk, line)
+        assert not (tmp_path / "a").exists() and learned(tmp_path, "b") == []
+        (tmp_path / "moved").rename(tmp_path / "a")
+        assert "nothing said here" in await say(talk, "/learn off")
+    assert learned(tmp_path, "a") == []
+
+
+async def test_an_older_chat_belongs_to_the_run_that_holds_something_of_it(tmp_path: Path) -> None:
+    async with at(tmp_path, "a") as talk:
+        await say(talk, "/new mine", "/learn on", "one", "/edit ONE")
+        assert talk.chat is not None
+        kept = (await talk.chats.find("mine")).model_dump(exclude={"run"})
+        assert Chat.model_validate(kept).run == "", "it can be read"
+        await talk.chats.change(talk.chat.id, run="")
+    async with at(tmp_path, "b") as talk:
+        await say(talk, "/open mine", "/accept")
+    assert learned(tmp_path, "b") == []
+    async with at(tmp_path, "a") as talk:
+        await say(talk, "/open mine", "/undo", "/undo")
+        assert learned(tmp_path, "a") == []
+        await say(talk, "/accept")
+        assert learned(tmp_path, "a") == ["draft of one"]
+        await talk.chats.change((await talk.chats.find("mine")).id, run="")  # as it was before, once more
+    async with at(tmp_path, "b") as talk:
+        await say(talk, "/open mine")
+        with pytest.raises(UsageError, match="allowed under a run that older chats do not name"):
+            await say(talk, "/learn off")
+        assert "nothing said here" in await say(talk, "/learn off"), "said once: it is forbidden now"
+    async with at(tmp_path, "a") as talk:
+        await say(talk, "/open mine", "/learn off")
+    assert learned(tmp_path, "a") == []
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_a_verdict_that_fell_teaches_nothing_though_the_act_failed(tmp_path: Path, stopped: bool) -> None:
+    asked = asyncio.Event()
+
+    async def reply(messages: Sequence[Message], _: Sampling) -> list[str]:
+        if not messages[-1].content.startswith("That is not right"):
+            return ["draft"]
+        if not stopped:
+            raise ServingError("the server is down")
+        asked.set()
+        await asyncio.Event().wait()
+        return []
+
+    async with at(tmp_path, "a", reply=reply) as talk:
+        await say(talk, "/new", "/learn on", "one", "/accept")
+        assert learned(tmp_path, "a") == ["draft"]
+        if stopped:
+            doing = asyncio.create_task(say(talk, "/wrong no"))
+            await asked.wait()
+            doing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await doing
+        else:
+            with pytest.raises(ServingError):
+                await say(talk, "/wrong no")
+        assert learned(tmp_path, "a") == []
+        assert await talk.stop() == "" and learned(tmp_path, "a") == ["draft"], "taken back, the verdict stands again"
+
+
+def test_learn_counts_for_a_chat_that_there_is(copied: Path, tmp_path: Path) -> None:
+    threads = tmp_path / "threads.sqlite"
+
+    def chat(*more: str, lines: str) -> None:
+        given = ["chat", *more, "--run", str(copied), "--threads", str(threads), "--rounds", "0"]
+        assert CliRunner().invoke(app, given, input=lines, catch_exceptions=False).exit_code == 0
+
+    chat(lines="/new mine\nthe arithmetic problem: 1 + 1 =\n/accept\n")
+    with closing(Ledger(copied / "ledger.sqlite")) as ledger:
+        assert not ledger.count(FeedbackRow)
+        chat("mine", "--learn", lines="/drafts\n")
+        assert ledger.count(FeedbackRow) == 1
 
 
 def invoke(*args: Any) -> Result:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from threading import Barrier
@@ -19,8 +21,9 @@ from typer.testing import CliRunner, Result
 from autotelic.cli.app import app
 from autotelic.core.config import dump_config, load_config
 from autotelic.core.errors import StoreError, UsageError
+from autotelic.core.run_dir import RunDir
 from autotelic.graphs import Config, Outcome
-from autotelic.graphs.oversight import answer, check_log, decided, log_head, request
+from autotelic.graphs.oversight import answer, check_log, decided, log_head, request, withdraw
 from autotelic.store import ApprovalRow, DecisionRow, DeliveryRow, GateRow, Ledger, PolicyRow, ToolCallRow
 
 QUESTION = {"ask": "promote policy-1?", "reasons": ["fresh: it gains"]}
@@ -67,12 +70,42 @@ def test_an_answer_that_was_cut_off_leaves_the_request_open(ledger: Ledger, monk
         raise Killed
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr("autotelic.graphs.oversight.getpass.getuser", killed)
+        patched.setattr("autotelic.graphs.oversight.time.time", killed)
         answer(ledger, row.id, False)
     assert ledger.column(ApprovalRow, "answer") == [None] and not ledger.count(DecisionRow)
     assert answer(ledger, row.id, True).answer and check_log(ledger) == 1
     (answered,) = ledger.rows(ApprovalRow)
     assert answered.answer is True and answered.answered_at
+
+
+def test_who_decided_is_not_what_the_environment_says(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "ada")
+    row = request(ledger, "promotion", "policy-1", QUESTION)
+    assert answer(ledger, row.id, True).by == pwd.getpwuid(os.getuid()).pw_name != "ada"
+    monkeypatch.setattr("autotelic.graphs.oversight.os.getuid", lambda: 2**31 - 7)
+    row = request(ledger, "promotion", "policy-2", QUESTION)
+    assert answer(ledger, row.id, True).by == "unknown"
+
+
+def test_what_is_withdrawn_is_refused_once_if_it_is_open(ledger: Ledger) -> None:
+    row = request(ledger, "tool", "chat/1", QUESTION)
+    for asked in (None, QUESTION, {"request": "elsewhere"}, {"request": row.id}, {"request": row.id}):
+        withdraw(ledger, asked)
+    (made,) = ledger.rows(DecisionRow)
+    assert made.approval == row.id and not made.answer and "taken back" in made.why
+
+
+@pytest.mark.parametrize("evil", ["[/x]", "[conceal]rm -rf ~[/conceal]", "\x1b[8mhidden"])
+def test_all_that_a_model_wants_to_call_is_shown_to_who_decides(tmp_path: Path, evil: str) -> None:
+    run = RunDir(tmp_path / "run").create()
+    with closing(Ledger(run.ledger)) as ledger:
+        row = request(ledger, "tool", "chat/1", {"ask": "call write?", "reasons": [evil]})
+        answer(ledger, row.id, False, by=evil)
+        request(ledger, "tool", "chat/2", {"ask": "call write?", "reasons": [evil]})
+    shown = "".join(invoke("approvals", run.root).stdout.split())
+    assert "\x1b" not in shown
+    assert shown.count("[conceal]") == 3 * ("conceal" in evil) and shown.count("[/x]") == 3 * (evil == "[/x]")
 
 
 def test_many_who_answer_at_once_make_one_decision(ledger: Ledger, tmp_path: Path) -> None:

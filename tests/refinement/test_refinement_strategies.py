@@ -379,7 +379,7 @@ async def test_simpler_questions_are_answered_in_turn_and_then_the_task() -> Non
     broken_list = Model(lambda asked, _: '{"questions": ["What' if "simpler questions" in asked else "6")
     assert (await answer_task(least_to_most(), work(broken_list))).price.calls == 2
     for said in ("null", "3", "{}"):
-        no_list = Model(lambda asked, _, said=said: f'{{"questions": {said}}}' if "simpler questions" in asked else "6")
+        no_list = Model(in_turn(f'{{"questions": {said}}}', "6"))
         assert (await answer_task(least_to_most(), work(no_list))).text == "6"
 
 

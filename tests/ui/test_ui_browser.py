@@ -321,6 +321,29 @@ def test_two_are_compared_and_a_file_is_given(served: Served, visiting: Visiting
     visit.check()
 
 
+def test_a_message_that_was_not_taken_is_still_there(served: Served, visiting: Visiting, tmp_path: Path) -> None:
+    visit = visiting("wide")
+    page = visit.go(served.begin("owls"))
+    (tmp_path / "birds.txt").write_text("hoot")
+    page.locator("#files").set_input_files(tmp_path / "birds.txt")
+    page.locator("#text").fill("owls")  # as was said before: it is not the words that tell
+    page.locator("#who").fill("policy-7")
+    page.locator("#send").click()
+    expect(page.locator("#status")).to_contain_text("there is no policy-7")
+    expect(page.locator("#text")).to_have_value("owls")
+    expect(page.locator("#turns > li")).to_have_count(1)
+    page.locator("#who").fill("champion")
+    page.locator("#send").click()
+    expect(page.locator("#turns > li").nth(1).locator(".asked li")).to_contain_text("birds.txt")
+    expect(page.locator("#text")).to_have_value("")
+    page.locator("#text").fill("fail")
+    page.locator("#send").click()
+    expect(page.locator("#status")).to_contain_text("the model gave no answer")
+    expect(page.locator("#turns > li")).to_have_count(3)
+    expect(page.locator("#text")).to_have_value("")  # it is in the chat, to be gone on with
+    assert not visit.faults, visit.faults
+
+
 def test_what_streams_is_seen_stopped_and_gone_on_with(served: Served, visiting: Visiting) -> None:
     visit = visiting("phone")
     page = visit.go(served.begin("owls"))

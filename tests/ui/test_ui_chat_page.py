@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from autotelic.graphs.chatting import build_chat
 from autotelic.graphs.running import Event
 from autotelic.graphs.source import Source
 from autotelic.serving import Gateway, Sampling
-from autotelic.store import FeedbackRow, Ledger
+from autotelic.store import ApprovalRow, DecisionRow, FeedbackRow, Ledger
 from autotelic.tools import Toolbox, ToolsConfig, tool
 from autotelic.ui.browse import Runs
 from autotelic.ui.guard import Bounds, Guard
@@ -114,7 +114,7 @@ class House:
         ledger = Ledger(run.ledger) if run else None
         box = Toolbox([tool(permission="writes")(self.write)]).opened() if self._tooled else Toolbox()
         asks = frozenset({"write"} if self._tooled else ())
-        voices = Voices(GraphContext(gateway, toolbox=box), board, lambda: (0, [0, 1]), ledger, asks)
+        voices = Voices(GraphContext(gateway, toolbox=box), board, lambda: (0, [0, 1]), ledger, asks, run)
         try:
             async with open_chats(
                 self.root / "threads.sqlite", build_chat(voices.chat(rounds=0 if self._tooled else 1))
@@ -340,6 +340,54 @@ async def test_nothing_is_learned_without_consent_and_nothing_stays_of_what_is_d
         elsewhere = at.replace("/runs/mine", "")
         await one.client.post(f"{elsewhere}/forget", data={"token": one.token})
         assert learned() == []
+
+
+async def test_a_chat_is_deleted_though_a_run_is_damaged(house: House) -> None:
+    async with house.visited() as one:
+        at = await one.begin("/runs/mine/chat")
+        await one.act(at, "learn", "on")
+        await one.act(at, "say", "owls")
+        await one.act(at, "accept")
+        (house.root / "runs" / "broken").mkdir()
+        (house.root / "runs" / "broken" / "ledger.sqlite").write_bytes(b"this is no database" * 100)
+        gone = await one.client.post(f"{at}/forget", data={"token": one.token})
+        assert gone.status_code == 200 and "The chat is deleted." in gone.text and "runs/broken: " in gone.text
+        assert (await one.client.get(at)).status_code == 404
+    with closing(Ledger(RunDir(house.root / "runs" / "mine").ledger)) as ledger:
+        assert not ledger.count(FeedbackRow)
+
+
+async def test_what_was_allowed_under_a_run_is_forbidden_without_one(house: House) -> None:
+    async with house.visited() as one:
+        at = await one.begin("/runs/mine/chat")
+        await one.act(at, "say", "owls")
+        elsewhere = at.replace("/runs/mine", "")
+        assert not (await one.state(elsewhere))["can_learn"]
+        await one.act(at, "learn", "on")
+        await one.act(at, "accept")
+        assert (await one.state(elsewhere))["can_learn"]
+        await one.act(elsewhere, "learn", "off")
+        assert not (await one.state(at))["chat"]["learn"]
+    with closing(Ledger(RunDir(house.root / "runs" / "mine").ledger)) as ledger:
+        assert not ledger.count(FeedbackRow)
+
+
+@pytest.mark.parametrize("way", ["undo", "forget"])
+async def test_a_question_that_is_taken_back_waits_no_more(tmp_path: Path, way: str) -> None:
+    house = House(tmp_path, tooled=True)
+    async with house.visited() as one:
+        at = await one.begin("/runs/mine/chat")
+        await one.act(at, "say", "owls")
+        with closing(Ledger(RunDir(tmp_path / "runs" / "mine").ledger)) as ledger:
+            assert ledger.count(ApprovalRow, answer=None) == 1
+            if way == "undo":
+                await one.act(at, "undo")
+            else:
+                await one.client.post(f"{at}/forget", data={"token": one.token})
+            assert [(row.answer, row.why) for row in ledger.rows(DecisionRow)] == [
+                (False, "what it was asked for was taken back")
+            ]
+            assert not ledger.count(ApprovalRow, answer=None) and house.written == []
 
 
 async def test_what_anybody_wrote_is_text(house: House) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from autotelic.core.run_dir import RunDir
-from autotelic.store import CritiqueRow, EpisodeRow, Ledger, ProposalRow, RunRow, TaskRow
-from autotelic.ui.browse import PAGE, Runs
+from autotelic.store import CritiqueRow, EpisodeRow, Ledger, NodeRow, ProposalRow, RunRow, TaskRow
+from autotelic.ui.browse import PAGE, Runs, progress
 from autotelic.ui.guard import Bounds, Guard
 from autotelic.ui.site import COOKIE, TOKEN_HEADER, Site
 
@@ -107,12 +107,42 @@ async def test_what_a_model_wrote_is_text_on_every_page(opened: Opened, tmp_path
 @pytest.mark.parametrize(
     "path",
     ["/runs/none/", "/runs/..%2Fmine/", "/runs/%2Fetc/", "/runs/mine/trajectories/none", "/runs/mine/report",
-     "/runs/mine/trajectories?round=x", "/static/..%2Fsite.py", "/runs/.%2Fmine/"],
+     "/runs/mine/trajectories?round=x", "/runs/mine/trajectories?round=99999999999999999999",
+     "/runs/mine/trajectories?policy=-1", "/static/..%2Fsite.py", "/runs/.%2Fmine/"],
 )  # fmt: skip
 async def test_what_is_not_there_or_outside_is_not_found(opened: Opened, tmp_path: Path, path: str) -> None:
     make_run(tmp_path, "mine", 1)
     async with opened() as client:
         assert (await client.get(path)).status_code == 404
+
+
+async def test_a_round_beyond_every_number_is_the_latest(opened: Opened, tmp_path: Path) -> None:
+    make_run(tmp_path, "mine", 1)
+    async with opened() as client:
+        for round in ("99999999999999999999", "9" * 5000):
+            found = await client.get(f"/runs/mine/data?round={round}")
+            assert found.status_code == 200 and "Data of round 0" in found.text
+
+
+async def test_a_damaged_run_is_in_nobodys_way(opened: Opened, tmp_path: Path) -> None:
+    make_run(tmp_path, "mine", 1)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "ledger.sqlite").write_bytes(b"this is no database" * 100)
+    async with opened() as client:
+        found = await client.get("/")
+    assert found.status_code == 200 and 'href="/runs/mine/"' in found.text
+    assert re.search(r"broken</th>.*cannot be opened: ", found.text)
+
+
+def test_what_is_left_of_the_time_is_what_was_not_spent_on_nodes(tmp_path: Path) -> None:
+    make_run(tmp_path, "mine", 1)
+    run = RunDir(tmp_path / "mine")
+    with closing(Ledger(run.ledger)) as ledger:
+        ledger.add(NodeRow(round=n, node="solve", seconds=s, detail={}) for n, s in ((0, 10), (1, 30)))
+        row = ledger.rows(RunRow)[0]
+        row.started_at -= 3600  # most of it between two starts
+        ledger.put(row)
+        assert progress(run, ledger).left == 60
 
 
 @pytest.mark.e2e

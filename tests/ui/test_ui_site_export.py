@@ -96,6 +96,17 @@ def test_nothing_is_written_over(runs: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out", "runs"], "and nothing is left lying"
 
 
+def test_the_directory_that_one_is_in_can_be_written(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    export_run(runs, "mine", Path(), most=1)
+    assert (tmp_path / "here" / "index.html").is_file()
+    with pytest.raises(UsageError, match="is not empty"):
+        export_run(runs, "mine", tmp_path / "here", most=1)
+
+
 def test_a_run_of_nothing_is_written_too(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", "empty", 0)
     assert export_run(tmp_path / "runs", "empty", tmp_path / "out") == 5

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from autotelic.cli.shown import JsonOption, RunArgument, show
 
@@ -30,12 +31,10 @@ def approvals(
         last = log_head(ledger)
     table = Table("", "what", "question", "decision", "by")
     for row in waiting:
-        table.add_row(row["id"], row["subject"], _words(row["question"]), "waits", "")
+        table.add_row(*_cells(row["id"], row["subject"], _words(row["question"]), "waits", ""))
     for row in made:
-        said = "approved" if row["answer"] else "refused"
-        table.add_row(
-            row["approval"], row["subject"], _words(row["question"]), said, f"{row['by']} {row['why']}".strip()
-        )
+        said, by = "approved" if row["answer"] else "refused", f"{row['by']} {row['why']}".strip()
+        table.add_row(*_cells(row["approval"], row["subject"], _words(row["question"]), said, by))
     show({"waiting": waiting, "decisions": made, "head": last}, as_json, table)
 
 
@@ -56,6 +55,13 @@ def approve(
         shown = made.model_dump()
     said = "approved" if yes else "refused"
     show(shown, as_json, f"{made.subject} {said}; the log ends with {made.hash}")
+
+
+def _cells(*texts: str) -> list[Text]:
+    """Return cells that show all of what a model or a person wrote: none of it is markup or a terminal's command."""
+    from autotelic.ui.terminal import harmless
+
+    return [Text(harmless(text)) for text in texts]
 
 
 def _words(question: dict[str, object]) -> str:

@@ -66,6 +66,8 @@ def chat(
             person = Talk(chats, voices, learn=learn)
             if name is not None:
                 person.chat = await chats.find(name)
+                if learn:
+                    await person.consent()
             if not sys.stdin.isatty():
                 return await run_piped(person, _lines())
             greeting = f"{person.chat.name}, {person.chat.turns} questions." if person.chat else "A new chat."
@@ -80,11 +82,13 @@ def chat(
 
 def _list(threads: str | None, as_json: bool) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from autotelic.cli.graphs import nobody
     from autotelic.graphs.chats import Chat, open_chats
     from autotelic.graphs.chatting import ChatContext, build_chat
     from autotelic.graphs.running import threads_file
+    from autotelic.ui.terminal import harmless
 
     async def look() -> list[Chat]:
         async with open_chats(threads or threads_file(), build_chat(ChatContext(nobody()))) as chats:
@@ -93,7 +97,7 @@ def _list(threads: str | None, as_json: bool) -> None:
     found = asyncio.run(look())
     table = Table("chat", "last", "questions", "name")
     for one in found:
-        table.add_row(one.id, one.updated_at[:16].replace("T", " "), str(one.turns), one.name)
+        table.add_row(one.id, one.updated_at[:16].replace("T", " "), str(one.turns), Text(harmless(one.name)))
     show([one.model_dump(exclude={"words"}) for one in found], as_json, table)
 
 

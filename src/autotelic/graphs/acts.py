@@ -146,6 +146,8 @@ class Rate(Frozen):
 
 Act = Annotated[Say | Wrong | Retry | Compare | Choose | Edit | Accept | Reject | Rate, Field(discriminator="kind")]
 _ACTS: TypeAdapter[Any] = TypeAdapter(Act)
+_UNJUDGED: dict[str, Any] = {"replaced": None, "pair": None, "chosen": None, "stars": None}
+"""What is left of the judgement of an answer once another is to take its place: nothing."""
 
 
 class Said(Frozen):
@@ -186,6 +188,8 @@ class Turn(Frozen):
     """The answer that stands, `None` while there is none."""
     before: str | None = None
     """What an edit replaced."""
+    replaced: str | None = None
+    """The answer that the last complaint is about."""
     verdict: Literal["accepted", "rejected", "edited"] | None = None
     """What the person made of it."""
     stars: int | None = None
@@ -218,22 +222,23 @@ def acted(turn: Turn, act: Any) -> Turn:
     """
     if isinstance(act, Retry):
         fresh = {"who": act.who, "drafts": (), "complaints": (), "answer": None, "before": None}
-        return turn.model_copy(update={**fresh, "pair": None, "chosen": None, "verdict": None, "stars": None})
+        return turn.model_copy(update={**fresh, **_UNJUDGED, "verdict": None})
     if isinstance(act, Compare):
         return turn
     if isinstance(act, Choose):
         if turn.pair is None:
             raise UsageError("there is nothing to choose from. Compare two answers first.")
         text = turn.pair[act.index].text
-        return turn.model_copy(update={"chosen": act.index, "answer": text, "verdict": "accepted"})
+        fresh = {"before": None, "replaced": None, "stars": None}  # they were about the answer before
+        return turn.model_copy(update={**fresh, "chosen": act.index, "answer": text, "verdict": "accepted"})
     if turn.answer is None:
         raise UsageError(f"there is no answer yet to {act.kind}.")
     if isinstance(act, Wrong):
-        more = {"complaints": (*turn.complaints, act.text), "verdict": None}
-        return turn.model_copy(update=more)
+        more = {"complaints": (*turn.complaints, act.text), "before": None, "verdict": None}
+        return turn.model_copy(update={**_UNJUDGED, **more, "replaced": turn.answer})
     if isinstance(act, Edit):
         before = turn.answer if turn.before is None else turn.before
-        return turn.model_copy(update={"before": before, "answer": act.text, "verdict": "edited"})
+        return turn.model_copy(update={"before": before, "answer": act.text, "verdict": "edited", "stars": None})
     if isinstance(act, Rate):
         return turn.model_copy(update={"stars": act.stars})
     return turn.model_copy(update={"verdict": "accepted" if isinstance(act, Accept) else "rejected"})

@@ -52,6 +52,8 @@ class Chat(Frozen):
     """Questions."""
     learn: bool = False
     """Whether what is said in it may be trained on."""
+    run: str = ""
+    """Directory of the run that may learn from it; empty if none ever might, or in chats of before it was kept."""
     words: str = Field(default="", repr=False)
     """What was said, as far as it is searched."""
 
@@ -70,10 +72,10 @@ class Chats:
         self._saver = saver
         self._store = store
 
-    async def begin(self, name: str = "", *, learn: bool = False) -> Chat:
-        """Begin a chat."""
+    async def begin(self, name: str = "", *, learn: bool = False, run: str = "") -> Chat:
+        """Begin a chat, from which the `run` may `learn`."""
         now = _now()
-        chat = Chat(id=uuid.uuid4().hex[:12], name=name, created_at=now, updated_at=now, learn=learn)
+        chat = Chat(id=uuid.uuid4().hex[:12], name=name, created_at=now, updated_at=now, learn=learn, run=run)
         await self._keep(chat)
         return chat
 
@@ -168,6 +170,8 @@ class Chats:
         # Along the parents, not through the list: that also has what was taken back before.
         while begun.parent_config is not None and (begun.metadata or {}).get("source") != "input":
             begun = await self._graph.aget_state(begun.parent_config)
+        if (begun.metadata or {}).get("source") != "input":  # a fork's beginning: no act of this chat's led to it
+            raise UsageError("there is nothing to undo.")
         await self._back(chat, await self._graph.aget_state(begun.parent_config) if begun.parent_config else None)
         turns = await self.turns(chat)
         await self._note(chat, turns)
@@ -183,7 +187,7 @@ class Chats:
         return await self.find(new.id)
 
     async def change(self, chat: str, **changes: Any) -> Chat:
-        """Change a chat's `name`, or whether one may `learn` from it."""
+        """Change a chat's `name`, or whether one may `learn` from it, and which `run`."""
         changed = (await self.find(chat)).model_copy(update=changes)
         await self._keep(changed)
         return changed

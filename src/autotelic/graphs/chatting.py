@@ -55,9 +55,13 @@ class _Work(Frozen):
 
 
 class ChatState(TypedDict, total=False):
-    """`act` goes in; `turns` is the conversation. Plain data, see `Act` and `Turn`; `work` is between the nodes."""
+    """`act` goes in; `turns` is the conversation. Plain data, see `Act` and `Turn`; `work` is between the nodes.
+
+    `heard` is new with each act, so that what was decided in an earlier one is not taken for an answer in this.
+    """
 
     act: dict[str, Any]
+    heard: str
     turns: list[dict[str, Any]]
     work: dict[str, Any] | None
 
@@ -128,11 +132,11 @@ class _Chat:
         turns = turns_of(state)
         act = read_act(state.get("act"))
         if isinstance(act, Say):
-            turn = Turn(id=uuid.uuid4().hex[:12], question=act.text, files=act.files, who=act.who)
-            return {**_with([*turns, turn]), "work": None}
+            turn = Turn(id=_fresh(), question=act.text, files=act.files, who=act.who)
+            return {**_with([*turns, turn]), "work": None, "heard": _fresh()}
         if not turns:
             raise UsageError(f"there is nothing to {act.kind}: nothing was said yet.")
-        return {**_with([*turns[:-1], acted(turns[-1], act)]), "work": None}
+        return {**_with([*turns[:-1], acted(turns[-1], act)]), "work": None, "heard": _fresh()}
 
     def after_hearing(self, state: ChatState) -> str:
         kind = read_act(state.get("act")).kind
@@ -170,7 +174,8 @@ class _Chat:
             "ask": f"call {', '.join(dict.fromkeys(call.name for call in asked))}?",
             "reasons": [f"{call.name} {call.arguments}" for call in asked],
         }
-        subject = f"chat/{turns_of(state)[-1].id}/{len(work.calls)}"
+        heard = [state["heard"]] if "heard" in state else []  # an act that waits since before there was one
+        subject = "/".join(["chat", turns_of(state)[-1].id, *heard, str(len(work.calls))])
         allowed = self._context.decide(subject, question)
         return {"work": work.model_copy(update={"allowed": allowed}).model_dump(mode="json")}
 
@@ -293,6 +298,10 @@ class _Chat:
 def turns_of(state: ChatState) -> list[Turn]:
     """Return the conversation."""
     return [Turn.model_validate(turn) for turn in state.get("turns") or ()]
+
+
+def _fresh() -> str:
+    return uuid.uuid4().hex[:12]
 
 
 def _fault(turn: Turn) -> str | None:

@@ -22,25 +22,29 @@ def feedback_of(chat: Chat, turns: list[Turn]) -> list[FeedbackRow]:
     for index, turn in enumerate(turns):
         if turn.verdict not in ("accepted", "edited") or turn.answer is None or (turn.stars or _GOOD) < _GOOD:
             continue
-        drafts = [draft for draft in turn.drafts if draft.text != turn.answer]
+        rejected = _rejected(turn)
         row = FeedbackRow(
             id=f"{chat.id}/{turn.id}",
             chat=chat.id,
             kind="chosen" if turn.chosen is not None and turn.verdict == "accepted" else turn.verdict,
             messages=as_dicts(prompt_of(turns[: index + 1])),
             chosen=turn.answer,
+            rejected=rejected if rejected != turn.answer else None,
             comments=list(turn.complaints),
             stars=turn.stars,
             policy=turn.drafts[-1].policy if turn.drafts else None,
         )
-        if turn.before is not None:
-            row.rejected = turn.before
-        elif turn.pair is not None and turn.chosen is not None:
-            row.rejected = turn.pair[1 - turn.chosen].text
-        elif turn.complaints and drafts:
-            row.rejected = drafts[-1].text
         rows.append(row)
     return rows
+
+
+def _rejected(turn: Turn) -> str | None:
+    """Return the answer that the one which stands was preferred to, `None` without one."""
+    if turn.before is not None:
+        return turn.before
+    if turn.pair is not None and turn.chosen is not None:
+        return turn.pair[1 - turn.chosen].text
+    return turn.replaced
 
 
 def keep_feedback(ledger: Ledger, chat: Chat, turns: list[Turn]) -> int:

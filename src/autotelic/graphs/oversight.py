@@ -8,11 +8,13 @@ write the ledger can still write the whole log anew: keep the last hash elsewher
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
+import os
+import pwd
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from langgraph.types import interrupt
@@ -24,7 +26,7 @@ from autotelic.store import ApprovalRow, DecisionRow, Ledger
 if TYPE_CHECKING:
     from autotelic.graphs.session import Session
 
-__all__ = ["answer", "check_log", "decided", "log_head", "oversee_tools", "request", "wait"]
+__all__ = ["answer", "check_log", "decided", "log_head", "oversee_tools", "request", "wait", "withdraw"]
 
 _FIRST = "0" * 64
 
@@ -87,6 +89,18 @@ def answer(ledger: Ledger, id: str, yes: bool, *, by: str = "", why: str = "") -
         said = "approved" if before else "refused"
         raise UsageError(f"{row.subject} was {said} before. A decision stands; a later one is about something else.")
     return decision
+
+
+def withdraw(ledger: Ledger, asked: dict[str, Any] | None) -> None:
+    """Refuse what nobody waits for any more, if it is still open here.
+
+    Args:
+        ledger: the run's.
+        asked: the question as `decided` had it asked; one that is in no ledger, or none, is left alone.
+    """
+    with suppress(UsageError):  # it was answered meanwhile, or waits in another run
+        if asked is not None and "request" in asked:
+            answer(ledger, asked["request"], False, why="what it was asked for was taken back")
 
 
 def decided(
@@ -168,6 +182,6 @@ def _hash(row: DecisionRow) -> str:
 
 def _user() -> str:
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # no such user here, as in some containers
+        return pwd.getpwuid(os.getuid()).pw_name  # not getpass, which takes LOGNAME's word for it
+    except KeyError:  # no such user here, as in some containers
         return "unknown"

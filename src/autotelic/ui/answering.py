@@ -154,7 +154,8 @@ class Answerer:
             raise UsageError(f"the graph came to no answer within its budget of {bound}.") from None
         if state.get("__interrupt__"):
             raise UsageError("the graph waits for a person. Run it with `autotelic run`, where it can be answered.")
-        return Reply([_text(_answer_of(state), "stop")], _spent(meter.tally.price))
+        reason = "length" if state.get("reason") == "truncated" else "stop"
+        return Reply([_text(_answer_of(state), reason)], _spent(meter.tally.price))
 
 
 def _refuse(asked: ChatRequest, whose: str) -> None:

@@ -126,7 +126,7 @@ def progress(run: RunDir, ledger: Ledger) -> Progress:
     begun = [name for name in _NODES if name in here and not here[name].done]
     started = row.started_at if row else time.time()
     seconds = (row.finished_at if row and row.finished_at else time.time()) - started
-    budget = config.get("seconds")
+    budget, spent = config.get("seconds"), sum(node.seconds for node in nodes)  # as the session counts it
     champions = ledger.rows(PolicyRow, state="champion")
     return Progress(
         name=run.root.name,
@@ -138,7 +138,7 @@ def progress(run: RunDir, ledger: Ledger) -> Progress:
         done=len(done),
         nodes=len(_NODES),
         seconds=seconds,
-        left=None if budget is None or (row and row.finished_at) else max(0.0, float(budget) - seconds),
+        left=None if budget is None or (row and row.finished_at) else max(0.0, float(budget) - spent),
         champion=champions[0].number if champions else None,
         alarms=tuple(alarm.message for alarm in ledger.rows(AlarmRow)),
         waiting=ledger.count(ApprovalRow, answer=None),

@@ -33,13 +33,13 @@ from autotelic.graphs.acts import Attached, Turn
 from autotelic.graphs.ask import GraphContext
 from autotelic.graphs.chats import Chat, open_chats
 from autotelic.graphs.chatting import ChatContext, build_chat
-from autotelic.graphs.feedback import keep_feedback
 from autotelic.graphs.running import Event
 from autotelic.serving import Gateway, ScriptedBackend
 from autotelic.store import Ledger, PolicyRow
 from autotelic.ui.site import NoRun, Site
 from autotelic.ui.standby import Opener, Place, Standby
 from autotelic.ui.talk import Note, Talk
+from autotelic.ui.teaching import let_go
 from autotelic.ui.voices import Voices
 
 __all__ = ["Asked", "ChatPages"]
@@ -180,13 +180,15 @@ class ChatPages:
         return self._to(request, talk.chat)
 
     async def forget(self, request: Request) -> Response:
-        """Delete a chat, and what the runs shown here were to learn from it."""
+        """Delete a chat, and what any run was to learn from it."""
         with self._look(request) as place:
             chat = self._free(await _found(place, request))
-            for name in self._site.runs.names():
-                with self._site.ledger(name) as (_, ledger):
-                    keep_feedback(ledger, chat.model_copy(update={"learn": False}), [])
+            runs = [str(run.root) for name in self._site.runs.names() if (run := self._site.runs.open(name))]
+            left = let_go(chat, await place.chats.question(chat.id), runs)
             await place.chats.forget(chat.id)
+        if left:
+            text = f"The chat is deleted. What it taught stays where a run could not be reached: {' '.join(left)}"
+            return self._site.page("message", title="Deleted", text=text, run=request.path_params.get("run"))
         return self._to(request, None)
 
     async def export(self, request: Request) -> Response:
@@ -238,7 +240,7 @@ class ChatPages:
         """The chats with nobody to answer in them: that takes no server."""
         ledger = None if run is None else Ledger(run.ledger)
         try:
-            yield Place(self._chats, Voices(_NOBODY, policies=lambda: _policies(ledger), ledger=ledger))
+            yield Place(self._chats, Voices(_NOBODY, policies=lambda: _policies(ledger), ledger=ledger, run=run))
         finally:
             if ledger is not None:
                 ledger.close()
@@ -331,7 +333,7 @@ async def _state(place: Place, id: str) -> dict[str, Any]:
         "turns": [_turn(turn) for turn in await place.chats.turns(id)],
         "pending": await place.chats.pending(id),
         "question": await place.chats.question(id),
-        "can_learn": place.voices.ledger is not None,
+        "can_learn": place.voices.ledger is not None or chat.learn,  # what was allowed elsewhere is forbidden here too
     }
 
 

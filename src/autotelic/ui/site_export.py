@@ -46,6 +46,7 @@ def export_run(runs: Path, name: str, folder: Path, *, most: int = 2000) -> int:
         raise UsageError(f"there is no run {name!r} in {runs}. Those that there are: {known}.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty, and nothing is written over. Name another folder.")
+    folder = folder.absolute()  # `.` has no name of its own
     part = folder.with_name(f".{folder.name}.part")
     if part.exists():
         raise UsageError(f"{part} is there, from an export that was cut off or goes on. Remove it, and try again.")

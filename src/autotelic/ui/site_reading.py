@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from autotelic.core.errors import StoreError
 from autotelic.core.run_dir import RunDir
 from autotelic.core.words import PolicyState
 from autotelic.evaluation import build_progress, render_progress
@@ -61,13 +62,18 @@ class Reading:
 
     def sessions(self, _: Request) -> Response:
         """All runs, and a form that starts another."""
-        found = []
+        found, damaged = [], {}
         for name in self._site.runs.names():
-            with self._site.ledger(name) as (run, ledger):
-                found.append(browse.progress(run, ledger))
-        configs, jobs = self._steering.configs.names(), self._steering.jobs.starting(one.name for one in found)
+            try:
+                with self._site.ledger(name) as (run, ledger):
+                    found.append(browse.progress(run, ledger))
+            except StoreError as error:  # it is in nobody's way but its own
+                damaged[name] = str(error)
+        configs, jobs = self._steering.configs.names(), self._steering.jobs.starting(self._site.runs.names())
         root = str(self._site.runs.root)
-        return self._site.page("runs", title="Sessions", found=found, root=root, configs=configs, starting=jobs)
+        return self._site.page(
+            "runs", title="Sessions", found=found, damaged=damaged, root=root, configs=configs, starting=jobs
+        )
 
     def session(self, request: Request) -> Response:
         """One run: how far it is, what was measured and decided."""
@@ -136,7 +142,8 @@ class Reading:
         name, query = request.path_params["run"], request.query_params
         with self._site.ledger(name) as (_, ledger):
             known = browse.rounds(ledger)
-            round = int(query["round"]) if query.get("round", "").isdecimal() else max(known, default=0)
+            asked = query.get("round", "")
+            round = int(asked) if asked.isdecimal() and len(asked) < 10 else max(known, default=0)
             reason = query.get("reason") or None
             shown, more = fates_shown(ledger, round, reason, query.get("after", ""))
         kept = {"round": round, "reason": reason or ""}

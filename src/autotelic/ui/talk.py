@@ -1,15 +1,15 @@
-"""What a person can do in a chat, as lines: text is said, `/command ...` does the rest.
-
-One table for all doors: the terminal's keys, its help, plain mode and what is piped in are made from it.
-"""
+"""What a person can do in a chat, as lines: text is said, `/command ...` does the rest."""
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from autotelic.core.errors import UsageError
 from autotelic.graphs.acts import (
@@ -28,15 +28,18 @@ from autotelic.graphs.acts import (
     Wrong,
 )
 from autotelic.graphs.chats import Chat, Chats
-from autotelic.graphs.feedback import keep_feedback
 from autotelic.graphs.holdings import forget_items
+from autotelic.graphs.oversight import withdraw
 from autotelic.graphs.running import Event
 from autotelic.memory import Demonstration, Item, Lesson, Memory, Query
+from autotelic.ui.commands import COMMANDS
 from autotelic.ui.names import read_name
+from autotelic.ui.teaching import allow_learning, follow, run_of
 from autotelic.ui.voices import Voices
 
-__all__ = ["COMMANDS", "Command", "Note", "Talk"]
+__all__ = ["Note", "Talk"]
 
+T = TypeVar("T")
 _MOST_BYTES = 200_000
 _LISTED = 20
 
@@ -46,50 +49,6 @@ class Note:
     """Something to tell the person."""
 
     text: str
-
-
-@dataclass(frozen=True)
-class Command:
-    """One thing a person can do."""
-
-    name: str
-    """Without the slash."""
-    takes: str
-    """Its argument, for the help."""
-    does: str
-    """What it does."""
-    key: str
-    """Letter that does it together with Alt, where it needs no argument or asks for it."""
-
-
-COMMANDS = (
-    Command("accept", "", "take the answer as it is", "a"),
-    Command("wrong", "TEXT", "say what is wrong; the answer is revised", "w"),
-    Command("edit", "[TEXT]", "write the answer as it should be", "e"),
-    Command("reject", "", "do not take the answer", "x"),
-    Command("rate", "1-5", "say how good the answer is", "s"),
-    Command("retry", "[WHO]", "answer again, e.g. by policy-2 or self_consistency(n=8)", "r"),
-    Command("compare", "WHO WHO", "two answers without names, to choose from", "c"),
-    Command("choose", "1|2", "take one of two compared answers", "o"),
-    Command("who", "[WHO]", "who answers from now on", "p"),
-    Command("drafts", "", "show drafts and critiques of the last answer", "d"),
-    Command("attach", "FILE", "give a text file with the next question", "t"),
-    Command("allow", "", "let the tools be called that wait for it", "i"),
-    Command("deny", "", "do not let them be called", "j"),
-    Command("undo", "", "take the last act back", "u"),
-    Command("fork", "[NAME]", "go on in a copy of this chat", "f"),
-    Command("new", "[NAME]", "begin another chat", "n"),
-    Command("open", "CHAT", "go on with a chat", "g"),
-    Command("list", "[WORDS]", "list chats that hold these words", "l"),
-    Command("name", "NAME", "call this chat something", "m"),
-    Command("recall", "[WORDS]", "show what the memory has on this", "y"),
-    Command("correct", "ID TEXT", "write what the memory should hold instead", "b"),
-    Command("forget", "ID", "delete something from the memory, for good", "k"),
-    Command("learn", "on|off", "allow or forbid training on this chat", "z"),
-    Command("export", "FILE", "write this chat to FILE.md or FILE.json", "v"),
-    Command("help", "", "show all this", "h"),
-    Command("quit", "", "leave; the chat is kept", "q"),
-)
 
 
 class Talk:
@@ -143,34 +102,62 @@ class Talk:
             name, _, rest = line[1:].partition(" ")
             done = await self._command(name)(rest.strip())
         else:
-            done = Say(
-                text=line.removeprefix("/") if line.startswith("//") else line, files=self._given(), who=self.who
-            )
+            text = line.removeprefix("/") if line.startswith("//") else line
+            done = _made(Say, text=text, files=tuple(self._files), who=self.who)
         if isinstance(done, str):
             yield Note(done)
-        elif isinstance(done, bool):
-            async for event in self.chats.answer(self._here().id, done):
-                yield event
-            await self._learned()
         elif done is not None:
-            if self.chat is None:
-                self.chat = await self.chats.begin(learn=self._learn)
-            async for event in self.chats.act(self.chat.id, done):
+            if self.chat is None and not isinstance(done, bool):
+                self.chat = await self._begun()
+            here = self._here().id
+            events = self.chats.answer(here, done) if isinstance(done, bool) else self.chats.act(here, done)
+            async for event in self._followed(events):
                 yield event
-            await self._learned()
 
-    async def resume(self) -> AsyncIterator[Event]:
+    async def resume(self) -> AsyncIterator[Event | Note]:
         """Go on with an answer of this chat that was cut off."""
         if self.chat is not None:
-            async for event in self.chats.resume(self.chat.id):
+            async for event in self._followed(self.chats.resume(self.chat.id)):
                 yield event
-            await self._learned()
 
-    async def _learned(self) -> None:
-        """Have the run's ledger hold what may be learned from this chat, as it stands now."""
-        if self.chat is not None and self._voices.ledger is not None:
-            chat = await self.chats.find(self.chat.id)
-            keep_feedback(self._voices.ledger, chat, await self.chats.turns(chat.id))
+    async def consent(self) -> None:
+        """Allow or forbid training on this chat, as for new ones.
+
+        Raises:
+            UsageError: a run that was to learn from it is out of reach.
+        """
+        self.chat = await allow_learning(self.chats, self._voices, self._here().id, self._learn)
+
+    async def stop(self) -> str:
+        """Take back an answer that was cut off, if there is one; return what the person should know of it."""
+        if self.chat is None or not await self.chats.pending(self.chat.id):
+            return ""
+        await self.chats.undo(self.chat.id)
+        return await self._learned()
+
+    async def _followed(self, events: AsyncIterator[Event]) -> AsyncIterator[Event | Note]:
+        """Do an act; whatever becomes of it, what may be learned follows, and files that were taken are given away."""
+        before = await self.turn()
+        try:
+            async for event in events:
+                yield event
+        finally:  # to its end, also where somebody who has heard enough cancels this
+            fault = await asyncio.shield(self._ended(before))
+        if fault:
+            yield Note(fault)
+
+    async def _ended(self, before: Turn | None) -> str:
+        after = await self.turn()
+        if after is not None and (before is None or after.id != before.id):
+            self._files = [file for file in self._files if file not in after.files]
+        return await self._learned()
+
+    async def _learned(self) -> str:
+        """Have runs learn from this chat as it stands now; return what the person should know of that."""
+        return "" if self.chat is None else await follow(self.chats, self._voices, self.chat.id)
+
+    async def _begun(self, name: str = "") -> Chat:
+        return await self.chats.begin(name, learn=self._learn, run=run_of(self._voices) if self._learn else "")
 
     def _command(self, name: str) -> Callable[[str], Awaitable[Any]]:
         found = [one for one in COMMANDS if one.name == name] or [one for one in COMMANDS if one.name.startswith(name)]
@@ -178,10 +165,6 @@ class Talk:
             which = f"; did you mean {' or '.join('/' + one.name for one in found)}?" if found and name else "."
             raise UsageError(f"there is no command /{name}{which} See /help; // begins a text with a slash.")
         return self._methods[found[0].name]
-
-    def _given(self) -> tuple[Attached, ...]:
-        files, self._files = tuple(self._files), []
-        return files
 
     def _here(self) -> Chat:
         if self.chat is None:
@@ -201,10 +184,10 @@ class Talk:
         return Reject()
 
     async def _wrong(self, rest: str) -> Wrong:
-        return Wrong(text=_needed(rest, "what is wrong"))
+        return _made(Wrong, text=_needed(rest, "what is wrong"))
 
     async def _edit(self, rest: str) -> Edit:
-        return Edit(text=_needed(rest, "the answer"))
+        return _made(Edit, text=_needed(rest, "the answer"))
 
     async def _rate(self, rest: str) -> Rate:
         if rest not in ("1", "2", "3", "4", "5"):
@@ -243,27 +226,37 @@ class Talk:
         return "\n".join(_draft(number, draft) for number, draft in enumerate(turn.drafts, 1))
 
     async def _attach(self, rest: str) -> str:
-        (name,) = shlex.split(_needed(rest, "a file"))[:1]
-        path = Path(name).expanduser()
+        try:
+            (name,) = shlex.split(_needed(rest, "a file"))[:1]
+        except ValueError as error:
+            raise UsageError(
+                f"{rest} cannot be read as the name of a file: {error}. Put it in double quotes."
+            ) from None
+        path = _path(name)
         try:
             if path.stat().st_size > _MOST_BYTES:
                 raise UsageError(f"{path} is larger than {_MOST_BYTES} bytes. Give a part of it.")
             self.give(Attached(name=path.name, text=path.read_text()))
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # no text, or no name of a file
             raise UsageError(f"{path} cannot be read as text: {error}.") from None
         return f"{path.name} goes with the next question."
 
     async def _undo(self, _: str) -> str:
-        turns = await self.chats.undo(self._here().id)
-        await self._learned()
-        return "taken back." + (f" The answer is: {turns[-1].answer}" if turns and turns[-1].answer else "")
+        here = self._here().id
+        asked = await self.chats.question(here)
+        turns = await self.chats.undo(here)
+        if self._voices.ledger is not None:
+            withdraw(self._voices.ledger, asked)
+        fault = await self._learned()
+        stands = [f"The answer is: {turns[-1].answer}"] if turns and turns[-1].answer else []
+        return " ".join(["taken back.", *([fault] if fault else []), *stands])
 
     async def _fork(self, rest: str) -> str:
         self.chat = await self.chats.fork(self._here().id, rest)
         return f"this is {self.chat.name!r} now ({self.chat.id})."
 
     async def _new(self, rest: str) -> str:
-        self.chat = await self.chats.begin(rest, learn=self._learn)
+        self.chat = await self._begun(rest)
         return "a new chat."
 
     async def _open(self, rest: str) -> str:
@@ -311,8 +304,7 @@ class Talk:
             raise UsageError("say /learn on or /learn off.")
         self._learn = self._consented(rest == "on")
         if self.chat is not None:
-            self.chat = await self.chats.change(self.chat.id, learn=self._learn)
-            await self._learned()
+            await self.consent()
         return "what is said here may be trained on." if self._learn else "nothing said here will be trained on."
 
     def _consented(self, learn: bool) -> bool:
@@ -321,13 +313,15 @@ class Talk:
         return learn
 
     async def _export(self, rest: str) -> str:
-        path = Path(_needed(rest, "a file, NAME.md or NAME.json")).expanduser()
+        path = _path(_needed(rest, "a file, NAME.md or NAME.json"))
         text = await self.chats.export(self._here().id, "json" if path.suffix == ".json" else "markdown")
         try:
             with path.open("x") as stream:
                 stream.write(text)
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}.") from None
+        except ValueError as error:
+            raise UsageError(f"that is no name of a file: {error}.") from None
         return f"written to {path}."
 
     async def _help(self, _: str) -> str:
@@ -373,6 +367,29 @@ def _draft(number: int, draft: Said) -> str:
 def _short(item: Any) -> str:
     text = " ".join(str(getattr(item, "advice", None) or f"{item.question} -> {item.answer}").split())
     return text if len(text) <= 100 else text[:99] + "…"
+
+
+def _made(act: Callable[..., T], **given: Any) -> T:
+    """Make an act of what a person wrote.
+
+    Raises:
+        UsageError: it is too long.
+    """
+    try:
+        return act(**given)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        if fault["type"] != "string_too_long":
+            raise UsageError(f"that cannot be taken: {fault['msg']}.") from None
+        count, most = len(fault["input"]), fault["ctx"]["max_length"]
+        raise UsageError(f"that has {count:,} characters, at most {most:,} are taken. Say it in less.") from None
+
+
+def _path(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # of Python's: ~ and a name that nobody here has
+        raise UsageError(f"there is no home directory for {name.partition('/')[0]}. Write the whole path.") from None
 
 
 def _needed(rest: str, what: str) -> str:

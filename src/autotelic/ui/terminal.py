@@ -21,7 +21,8 @@ from autotelic.agents import CallRecord
 from autotelic.core.errors import AutotelicError, MissingPackage
 from autotelic.graphs.acts import Said, Turn
 from autotelic.graphs.running import Event
-from autotelic.ui.talk import COMMANDS, Note, Talk
+from autotelic.ui.commands import COMMANDS
+from autotelic.ui.talk import Note, Talk
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -103,10 +104,8 @@ async def _carefully(console: Console, screen: _Plain | _Folding, talk: Talk, ev
     try:
         await working
     except asyncio.CancelledError:
-        chat = talk.chat
-        if chat is not None and await talk.chats.pending(chat.id):
-            await talk.chats.undo(chat.id)
-        console.print(Text("stopped, and taken back."))
+        fault = await talk.stop()
+        console.print(Text(harmless(f"stopped, and taken back. {fault}".strip())))
     except AutotelicError as error:
         console.print(Text(harmless(str(error)), style="red"))
     finally:

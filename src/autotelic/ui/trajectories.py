@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
 from sqlalchemy import ColumnElement, func, or_
 from sqlmodel import SQLModel, col, select
 
@@ -30,6 +31,7 @@ ROLES = tuple(_TABLES)
 """Who writes what is kept as text."""
 _KEYS = {"solver": "id", "proposer": "id", "critic": "trajectory_id"}
 _PREVIEW = 160
+_MOST = 10**9  # no run has as many rounds or policies, and a ledger can be asked for it
 
 
 class Filter(Frozen):
@@ -37,11 +39,11 @@ class Filter(Frozen):
 
     role: Literal["solver", "proposer", "critic"] = "solver"
     """Who wrote it."""
-    round: int | None = None
+    round: int | None = Field(default=None, ge=0, le=_MOST)
     """Round."""
     family: str | None = None
     """Family of the task."""
-    policy: int | None = None
+    policy: int | None = Field(default=None, ge=0, le=_MOST)
     """Policy that answered."""
     reason: str | None = None
     """How it ended, e.g. `ok`, `wrong`, `no_answer`."""

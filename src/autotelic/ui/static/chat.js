@@ -266,19 +266,25 @@ async function act(asked) {
   if (working) return tell("One moment: the answer is still being written.") || false;
   working = new AbortController();
   begin(asked);
+  const before = state?.turns.at(-1)?.id;
   let last = null;
   let done = false;
+  let failed = false;
   try {
     const headers = { "content-type": "application/json", "x-autotelic-token": chat.dataset.token };
     const answer = await fetch(`${chat.dataset.at}/act`, { method: "POST", headers, body: JSON.stringify(asked), signal: working.signal });
     done = answer.ok;
     if (!done) tell(await why(answer), true);
-    else for await (const told of lines(answer)) told.kind === "state" ? (last = told) : grow(told);
+    else
+      for await (const told of lines(answer)) {
+        failed ||= told.kind === "error";
+        told.kind === "state" ? (last = told) : grow(told);
+      }
   } catch (error) {
     tell(error.name === "AbortError" ? "Stopped." : "The connection broke off.", error.name !== "AbortError");
   }
   end(last);
-  return done;
+  return done && (!failed || (last?.turns.at(-1)?.id ?? before) !== before); // what failed may be in the chat all the same
 }
 
 function begin(asked) {
