@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Origin, Proposal, Rejection, Task
-from autotelic.environments import Environment, make_environment, open_environment, solved
+from autotelic.environments import Environment, HoldsBack, make_environment, open_environment, solved
 from autotelic.environments._code_programs import Refused, find_program, read_program
 from autotelic.environments._code_values import arguments_text, canonical, read_arguments, read_value, vary
 from autotelic.environments.code import CodeEnvironment
@@ -65,6 +65,17 @@ def test_real_tasks_are_exact_in_number_balanced_distinct_and_repeatable(closed:
     assert {t.difficulty for t in tasks} == {0, 1, 2, 3}
     assert tasks == CodeEnvironment({"name": "code"}).tasks(300, seed=5) != closed.tasks(300, seed=6)
     assert {t.difficulty for t in closed.tasks(30, seed=1, difficulty=7)} == {3}
+
+
+def test_no_suite_asks_for_a_program_that_is_ever_shown(closed: CodeEnvironment) -> None:
+    assert isinstance(closed, HoldsBack)
+    suite = closed.suite_tasks(300, seed=5)
+    assert len({t.question for t in suite}) == 300 and {t.difficulty for t in suite} == {0, 1, 2, 3}
+    assert suite == closed.suite_tasks(300, seed=5) != closed.suite_tasks(300, seed=6)
+    held_out = {json.loads(t.key)["program"] for t in suite}
+    assert not held_out & {json.loads(t.key)["program"] for seed in range(5) for t in closed.tasks(300, seed=seed)}
+    shown = [m.content for seed in range(50) for m in closed.proposal_prompt(Random(seed)) if m.role == "assistant"]
+    assert not held_out & {json.loads(text)["program"] for text in shown}
 
 
 @same_loop

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,13 +21,15 @@ from hypothesis import strategies as st
 from autotelic.core.errors import EnvironmentFailure, UsageError
 from autotelic.core.words import Origin, Proposal, Rejection, Task
 from autotelic.environments import Environment, make_environment, open_environment, solved
+from autotelic.environments import reasoning_gym as module
+from autotelic.environments._gym_apart import Apart
 from autotelic.environments._gym_levels import DEFAULT_FAMILIES, LEVELS, REGEXES
-from autotelic.environments._gym_scorers import is_arithmetic
+from autotelic.environments._gym_scorers import Scorer, is_arithmetic
 from autotelic.environments.reasoning_gym import ReasoningGym
 
 OTHERS = [
     *("leg_counting", "number_filtering", "sentence_reordering", "n_queens", "simple_integration", "mini_sudoku"),
-    *("binary_matrix", "puzzle24", "family_relationships", "coin_flip", "tower_of_hanoi", "gsm_symbolic"),
+    *("binary_matrix", "puzzle24", "family_relationships", "complex_arithmetic", "tower_of_hanoi", "gsm_symbolic"),
 ]
 
 
@@ -162,15 +168,140 @@ async def test_an_answer_is_never_run(family: str, tmp_path: Path) -> None:
 
 @given(st.integers(-999, 999), st.integers(-999, 999), st.sampled_from(["+", "-", "*", "/"]))
 def test_arithmetic_passes(a: int, b: int, operator: str) -> None:
-    assert is_arithmetic(f"({a} {operator} {b}) * x**3/3 + sin(x) + C")
+    assert is_arithmetic(f"({a} {operator} {b}) * 2**(3 - 1)", symbols=False)
+    assert is_arithmetic(f"({a} {operator} {b}) * x**3/3 + sin(x) * (5*x - 7)**(3/2) + C", symbols=True)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["x.__class__", "f(x)", "sin(x, y)", "2**99", "(x**9)**9", "'a'*9", "[1]", "lambda: 1", "x if x else y", "_"],
+    [
+        *("x.__class__", "f(x)", "sin(x, y)", "2**99", "(x**9)**9", "'a'*9", "[1]", "lambda: 1", "x if x else y", "_"),
+        *("sin(exp(99999999.0))", "exp(exp(9))", "exp(x + log(x))", "sin(1001)", "factorial(9)", "gamma(9)", "1j"),
+        *("9**9**9", "2**\u0669\u0669", "1e400", "0x" + "f" * 99, "9" * 400),
+    ],
 )
 def test_what_is_not_plain_arithmetic_is_refused(text: str) -> None:
-    assert not is_arithmetic(text)
+    assert not is_arithmetic(text, symbols=True)
+
+
+@pytest.mark.parametrize("text", ["x", "sqrt(4)", "2**(1/2)", "2**.5"])
+def test_where_a_number_is_asked_for_names_and_roots_are_refused(text: str) -> None:
+    assert is_arithmetic(text, symbols=True)
+    assert not is_arithmetic(text, symbols=False)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("family", ["countdown", "puzzle24", "simple_integration", "intermediate_integration"])
+async def test_no_short_answer_holds_up_the_run(family: str) -> None:
+    attacks = [
+        *("sin(exp(99999999.0))", "exp(exp(9e9))", "9**9**9", "9^9^9", "exp(99**32)", "x**x**x", "1/0", "0**-1"),
+        *("1e99_999_999", "1.e9_9999999", "1e-99_999_999", "1E+999_9999", "1e\uff19\uff19\uff19\uff19\uff19\uff19"),
+        *(
+            "999999999999999999**32",
+            "(2**(1/2)+3**(1/2))*(2**(1/2)-3**(1/2))+25",
+            "-" * 400 + "1",
+            "(" * 200 + "1" + ")" * 200,
+        ),
+    ]
+    async with open_environment({"name": "reasoning_gym", "families": [family]}) as gym:
+        (task,) = gym.tasks(1, seed=4)
+        for attack in attacks:
+            checked = await gym.check(task, attack)
+            assert checked.score is not None and checked.score < 0.1, attack
+        assert solved((await gym.check(task, task.answer)).score)
+
+
+@pytest.mark.timeout(120)
+async def test_an_answer_that_takes_too_long_is_wrong_and_nothing_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "Apart", partial(Apart, seconds=1.0))
+    gym = ReasoningGym({"name": "reasoning_gym", "families": ["intermediate_integration"]})
+    (task,) = gym.tasks(1, seed=4, difficulty=3)
+    checking = asyncio.create_task(gym.check(task, "(x+1)**9*(sin(x)+2)**9*(exp(x)+3)**9*(cos(x)+1)**9"))
+    turns = 0
+    while not checking.done():
+        await asyncio.sleep(0.05)
+        turns += 1
+    assert turns > 3
+    assert ((await checking).score, (await checking).reason) == (0.0, "timeout")
+    assert solved((await gym.check(task, task.answer)).score)
+    await gym.aclose()
+
+
+@pytest.mark.timeout(120)
+def test_a_scorer_apart_is_ended_when_it_must_and_started_again() -> None:
+    apart = Apart(seconds=0.5)
+    assert apart.score(eval, "print('not a score') or share / 2", {"share": 1}) == 0.5
+    with pytest.raises(TimeoutError, match=r"more than 0\.5 s"):
+        apart.score(eval, "9**9**9", {})
+    with pytest.raises(ValueError, match="ZeroDivisionError"):
+        apart.score(eval, "1/0", {})
+    with pytest.raises(EnvironmentFailure, match="exit code 3"):
+        apart.score(eval, "__import__('os')._exit(3)", {})
+    worker = int(apart.score(eval, "__import__('os').getpid()", {}))
+    assert worker not in (os.getpid(), 0)
+    apart.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+    assert apart.score(eval, "1", {}) == 1.0
+    apart.close()
+    apart.close()
+
+
+@pytest.mark.parametrize(
+    ("family", "answers"),
+    [
+        ("prime_factorization", ["x", "2, 3", "[]"]),
+        ("boxnet", ['"a"', "1e400", "0", "null"]),
+        ("game_of_life", ["{}", '{"a": 1e999}']),
+    ],
+)
+async def test_an_answer_that_breaks_a_sound_scorer_is_malformed(family: str, answers: list[str]) -> None:
+    gym = ReasoningGym({"name": "reasoning_gym", "families": [family]})
+    (task,) = gym.tasks(1, seed=4)
+    for answer in answers:
+        checked = await gym.check(task, answer)
+        assert (checked.score, checked.reason) == (0.0, "malformed"), answer
+        assert "Error: " in checked.detail
+
+
+@pytest.mark.parametrize("broken", [None, 7.0, float("nan")])
+async def test_a_scorer_that_breaks_on_the_right_answer_too_gives_no_verdict(
+    broken: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from reasoning_gym.arithmetic.prime_factorization import PrimeFactorizationDataset
+
+    def score(self: Any, answer: str, entry: dict[str, Any]) -> float:
+        if broken is None:
+            raise RuntimeError("out of order")
+        return broken
+
+    gym = ReasoningGym({"name": "reasoning_gym", "families": ["prime_factorization"]})
+    (task,) = gym.tasks(1, seed=4)
+    monkeypatch.setattr(PrimeFactorizationDataset, "score_answer", score)
+    for answer in ("x", task.answer):
+        checked = await gym.check(task, answer)
+        assert (checked.score, checked.reason) == (None, "checker_failed")
+
+
+async def test_what_is_no_number_is_never_right() -> None:
+    gym = ReasoningGym({"name": "reasoning_gym", "families": ["complex_arithmetic", "polynomial_equations"]})
+    for task in gym.tasks(8, seed=1):
+        for answer in ("nan", "NaN", "-nan", "nanj", "nani", "nan+nanj", "3+nani", "inf", "-Infinity", "infj", "[NaN]"):
+            checked = await gym.check(task, answer)
+            assert checked.score is not None and not solved(checked.score), (task.family, answer)
+
+
+class Words:
+    """A data set whose answers are words."""
+
+    def score_answer(self, answer: str, entry: dict[str, Any]) -> float:
+        return float(answer == entry["answer"])
+
+
+def test_the_word_nan_is_right_where_it_is_the_answer() -> None:
+    score = Scorer(Words())
+    assert score("nan", {"answer": "nan"}) == score("infant", {"answer": "infant"}) == 1.0
+    assert score("nan", {"answer": ""}) == 0.0 != score("", {"answer": ""})
 
 
 async def test_a_proposal_becomes_a_task_of_its_kind_drawn_from_its_seed(gym: ReasoningGym) -> None:
@@ -231,6 +362,8 @@ async def test_the_prompt_shows_only_what_the_schema_and_the_validator_accept(gy
     [
         ({"families": ["gdc"]}, "Did you mean .*gcd"),
         ({"families": ["isomorphic_strings"]}, "which cannot be used"),
+        ({"families": ["coin_flip"]}, "which cannot be used: .* 0 is right nearly always"),
+        ({"families": ["game_of_life_halting"]}, "which cannot be used: .* takes every answer"),
         ({"families": []}, "environment.families"),
         ({"family": ["gcd"]}, "environment.family is not a key here. Keys: name, families"),
         ({"families": {"gcd": {"levels": [{"max_values": 3}]}}}, "Parameters: min_numbers"),

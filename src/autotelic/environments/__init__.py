@@ -5,6 +5,7 @@ from __future__ import annotations
 from autotelic.environments.base import (
     Checked,
     Environment,
+    HoldsBack,
     KnowsForm,
     ShowsExamples,
     make_environment,
@@ -17,6 +18,7 @@ from autotelic.environments.base import (
 __all__ = [
     "Checked",
     "Environment",
+    "HoldsBack",
     "KnowsForm",
     "ShowsExamples",
     "make_environment",

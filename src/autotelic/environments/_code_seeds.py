@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,9 @@ from typing import Any
 from autotelic.environments._code_programs import Program, read_program
 
 __all__ = ["Seed", "read_seeds"]
+
+_HELD_OUT = 3
+"""Of each level's programs every third, the first included, is for suites alone."""
 
 
 @dataclass(frozen=True)
@@ -209,9 +213,16 @@ _EXAMPLES: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
 ]
 
 
-def read_seeds() -> list[Seed]:
-    """All seeds, each with its source as a program called `f`."""
-    return [Seed(call=call, program=_program(call), arguments=arguments) for call, arguments in _EXAMPLES]
+def read_seeds() -> tuple[list[Seed], list[Seed]]:
+    """All seeds, each with its source as a program called `f`: those for everyone, and those for suites alone."""
+    everyone: list[Seed] = []
+    held_out: list[Seed] = []
+    met: Counter[int] = Counter()
+    for call, arguments in _EXAMPLES:
+        seed = Seed(call=call, program=_program(call), arguments=arguments)
+        (everyone if met[seed.program.level] % _HELD_OUT else held_out).append(seed)
+        met[seed.program.level] += 1
+    return everyone, held_out
 
 
 def _program(call: Callable[..., Any]) -> Program:

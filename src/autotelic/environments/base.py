@@ -22,6 +22,7 @@ from autotelic.core.words import Frozen, Message, Proposal, Rejection, Score, Ta
 __all__ = [
     "Checked",
     "Environment",
+    "HoldsBack",
     "KnowsForm",
     "ShowsExamples",
     "fewer_than_asked",
@@ -132,6 +133,15 @@ class ShowsExamples(Protocol):
         Returns:
             The share of examples that come out as shown, with what went wrong in `detail`; `None` if none are shown.
         """
+        ...
+
+
+@runtime_checkable
+class HoldsBack(Protocol):
+    """An environment that keeps material for suites alone, because new numbers do not make its material new."""
+
+    def suite_tasks(self, n: int, seed: int) -> list[Task]:
+        """Draw as `tasks` does, from material that neither `tasks` nor `proposal_prompt` ever shows."""
         ...
 
 

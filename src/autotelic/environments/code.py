@@ -82,7 +82,7 @@ class CodeEnvironment:
         self.sandbox: str | None = None
         self._backend = sandbox
         self._box: Sandbox | None = None
-        self._seeds = read_seeds()
+        self._seeds, self._held_out = read_seeds()
 
     async def open(self) -> None:
         """Start the sandbox.
@@ -105,16 +105,23 @@ class CodeEnvironment:
 
     def tasks(self, n: int, seed: int, difficulty: int | None = None) -> list[Task]:
         """See `Environment.tasks`; real tasks come from the seed programs, their inputs varied."""
+        return self._draw(self._seeds, n, seed, difficulty)
+
+    def suite_tasks(self, n: int, seed: int) -> list[Task]:
+        """See `HoldsBack.suite_tasks`: other programs, for who has seen a program has seen the answer to any inputs."""
+        return self._draw(self._held_out, n, seed, None)
+
+    def _draw(self, seeds: list[Seed], n: int, seed: int, difficulty: int | None) -> list[Task]:
         rng = Random(f"tasks {seed}")
         found: list[Task] = []
         for family, share in shares(n, self.families, rng).items():
-            found += self._family_tasks(family, share, Random(f"{family} {seed} {difficulty}"), difficulty)
+            found += self._family_tasks(seeds, family, share, Random(f"{family} {seed} {difficulty}"), difficulty)
         rng.shuffle(found)
         return found
 
-    def _family_tasks(self, family: str, n: int, rng: Random, difficulty: int | None) -> list[Task]:
-        top = max(s.program.level for s in self._seeds)
-        seeds = [s for s in self._seeds if difficulty is None or s.program.level == min(max(difficulty, 0), top)]
+    def _family_tasks(self, seeds: list[Seed], family: str, n: int, rng: Random, difficulty: int | None) -> list[Task]:
+        top = max(s.program.level for s in seeds)
+        seeds = [s for s in seeds if difficulty is None or s.program.level == min(max(difficulty, 0), top)]
         rng.shuffle(seeds)
         tasks: dict[str, Task] = {}
         for draw in range(n * _TRIES):

@@ -3,11 +3,12 @@
 A proposer chooses family and difficulty; the instance is drawn from the proposal's seed. A task is family, level, seed:
 its entry is made again when an answer is judged, compared with the question and answer on record, and handed to the
 dataset's own scorer. Some of those scorers run an answer through `eval` or sympy's parser, which would let a model run
-code here; `_gym_scorers` takes that away and nothing else.
+code or compute without end here; `_gym_scorers` and `_gym_apart` take that away and nothing else.
 """
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import json
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from pydantic import Field
 
 from autotelic.core.errors import EnvironmentFailure, MissingPackage, UsageError
 from autotelic.core.words import Frozen, Message, Origin, Proposal, Rejection, Task
+from autotelic.environments._gym_apart import Apart
 from autotelic.environments._gym_levels import DEFAULT_FAMILIES, FORMS, LEVELS, REGEXES, UNUSABLE
 from autotelic.environments._gym_scorers import Scorer
 from autotelic.environments.base import Checked, fewer_than_asked, parse_config, plain_answer, shares, solved
@@ -81,12 +83,14 @@ class ReasoningGym:
         self.families = list(configs)
         self._levels = {family: _family_levels(family, configs[family].model_dump_json()) for family in configs}
         self._entry = lru_cache(maxsize=8192)(self._make_entry)
+        self._apart = Apart()
 
     async def open(self) -> None:
         """Nothing to take."""
 
     async def aclose(self) -> None:
-        """Nothing to give back."""
+        """End the process that scores integrals, if one runs."""
+        await asyncio.to_thread(self._apart.close)
 
     def levels(self, family: str) -> int:
         """Number of difficulties of a family."""
@@ -133,17 +137,38 @@ class ReasoningGym:
         return plain_answer(text)
 
     async def check(self, task: Task, answer: str | None) -> Checked:
-        """Judge with the dataset's own scorer, on the very entry that the task was made from."""
+        """Judge with the dataset's own scorer, on the very entry that the task was made from.
+
+        Besides the usual reasons: `timeout` for an answer that takes too long to judge.
+        """
         if answer is None or not answer.strip():
             return Checked(score=0.0, reason="empty")
         try:
-            level = self._levels[task.family][task.difficulty]
             entry = self._entry(task.family, task.difficulty, task.seed)
             if entry["question"] != task.question or _key(entry) != json.loads(task.key):
                 return _broken("the package now makes another task from this seed: levels or package have changed")
-            return Checked.of(level.scorer(answer, entry))
         except Exception as error:
             return _broken(f"{type(error).__name__}: {error}")
+        return await self._judged(self._levels[task.family][task.difficulty].scorer, answer, entry)
+
+    async def _judged(self, scorer: Scorer, answer: str, entry: dict[str, Any]) -> Checked:
+        """Judge an answer; where the scorer breaks on it but not on the right one, the fault is the answer's."""
+        try:
+            checked = Checked.of(await self._scored(scorer, answer, entry))
+        except TimeoutError as error:
+            return Checked(score=0.0, reason="timeout", detail=str(error))
+        except EnvironmentFailure as error:
+            return _broken(str(error))
+        except Exception as error:
+            checked = _broken(f"{type(error).__name__}: {error}"[:200])
+        if checked.score is None and _sound(scorer, entry):
+            return Checked(score=0.0, reason="malformed", detail=checked.detail)
+        return checked
+
+    async def _scored(self, scorer: Scorer, answer: str, entry: dict[str, Any]) -> float:
+        if scorer.unbounded:
+            return await asyncio.to_thread(self._apart.score, scorer, answer, entry)
+        return scorer(answer, entry)
 
     def proposal_prompt(self, rng: Random, demonstrations: int = 3) -> list[Message]:
         """See `Environment.proposal_prompt`; families stand in random order, so that the first is not favoured."""
@@ -246,6 +271,16 @@ def _proposal(family: str, difficulty: int) -> str:
 
 def _broken(detail: str) -> Checked:
     return Checked(score=None, reason="checker_failed", detail=detail)
+
+
+def _sound(scorer: Scorer, entry: dict[str, Any]) -> bool:
+    """Whether a scorer works on this entry: it accepts the right answer or, where none is known, reads an empty one."""
+    gold = _key(entry)["answer"]
+    try:
+        score = Checked.of(scorer(gold or "", entry)).score
+    except Exception:
+        return False
+    return solved(score) if gold is not None else score is not None
 
 
 @lru_cache(maxsize=256)

@@ -16,7 +16,7 @@ from langgraph.types import interrupt
 from autotelic.agents import Attempt
 from autotelic.core.errors import EnvironmentFailure
 from autotelic.core.words import Origin, PolicyState, SuiteName, Task
-from autotelic.environments import solved
+from autotelic.environments import HoldsBack, solved
 from autotelic.evaluation import Decision, compare_policies, decide, decide_wanted, full_marks, self_test
 from autotelic.graphs.acquire import tool_calls, unmet
 from autotelic.graphs.oversight import decided
@@ -51,9 +51,10 @@ def draw_suite(s: Session, suite: SuiteName, n: int, round: int = 0) -> None:
     """Draw a suite of `n` tasks that the run has not met, nor a near copy: in no suite, proposal or the real set."""
     if s.ledger.count(SuiteRow, suite=suite, round=round):
         return
+    draw = s.environment.suite_tasks if isinstance(s.environment, HoldsBack) else s.environment.tasks
     want = n
     while True:
-        new = unmet(s, s.environment.tasks(want, s.seed("suite", suite, round)))
+        new = unmet(s, draw(want, s.seed("suite", suite, round)))
         if len(new) >= n:
             break
         if want > 8 * n:
