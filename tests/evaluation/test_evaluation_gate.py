@@ -73,6 +73,23 @@ def test_a_fall_within_the_margin_passes_and_names_what_cannot_be_excluded() -> 
     assert "cannot be excluded" in decision.reasons[1]
 
 
+@pytest.mark.parametrize("margin", [3, 5])
+def test_a_fall_of_exactly_the_margin_passes_whatever_the_score(margin: int) -> None:
+    config = GateConfig(frozen_margin=margin / 100)
+    for score in range(margin + 1, 101):
+        held = pairs_from(score, score - margin)
+        assert decide(config, fresh=GAIN, frozen=held).promote, held
+        blocked(decide(config, fresh=GAIN, frozen=pairs_from(score, score - margin - 1)), "falls by more than")
+
+
+def pairs_from(before: int, after: int) -> Comparison:
+    """A hundred pairs with so many right answers before and after."""
+    sides = [[1.0] * right + [0.0] * (100 - right) for right in (before, after)]
+    found = paired_bootstrap(*sides, resamples=1)
+    assert found is not None
+    return found
+
+
 def test_one_unlucky_task_of_a_tiny_suite_does_not_block_but_a_shown_fall_does() -> None:
     assert decide(CONFIG, fresh=GAIN, frozen=SAME, regression=pairs(0, 1, 7)).promote
     blocked(decide(CONFIG, fresh=GAIN, frozen=SAME, regression=pairs(0, 5, 3)), "regression", "5 lost to 0 won")

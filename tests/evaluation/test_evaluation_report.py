@@ -180,6 +180,25 @@ def test_the_page_is_one_well_formed_accessible_file_without_network_or_script(m
         assert part in words
 
 
+@pytest.mark.parametrize(("wins", "shown"), [(4, False), (8, True)])
+def test_the_headline_claims_only_what_interval_and_sign_test_show(
+    make_run: Callable[..., Any], wins: int, shown: bool
+) -> None:
+    run = make_run(rounds=1)
+    for row in run.ledger.rows(EvaluationRow, suite="sealed", order="task_id"):
+        row.score = 0.0
+        run.ledger.put(row)
+    for row in run.ledger.rows(EvaluationRow, suite="sealed", policy=run.champion, order="task_id")[:wins]:
+        row.score = 1.0
+        run.ledger.put(row)
+    report = write_report(run.root)
+    assert report["champion"] == run.champion > 0 and report["total"]["low"] > 0
+    text = (run.root / "report.html").read_text()
+    assert ("of unseen tasks, the base" in text) == shown
+    assert ("its gain on unseen tasks is not shown" in text) != shown
+    assert f"{wins} wins to 0 losses, sign test p = {0.5**wins:.2g}" in text
+
+
 def test_what_a_model_wrote_is_text_and_never_markup(make_run: Callable[..., Any]) -> None:
     run = make_run(rounds=1)
     hostile = "</pre><script>alert(1)</script>\"'><svg onload=alert(2)>"

@@ -6,7 +6,7 @@ import pytest
 
 from autotelic.core.errors import EnvironmentFailure
 from autotelic.core.words import Task
-from autotelic.environments import Checked
+from autotelic.environments import Checked, make_environment
 from autotelic.evaluation import self_test
 
 Rule = Callable[[str, str | None], float | None]
@@ -24,10 +24,14 @@ class Arithmetic:
 
     @staticmethod
     def tasks(n: int = 12) -> list[Task]:
-        return [
-            Task.make(environment="sums", family="add", question=f"{i} + {i * i}?", key={}, answer=str(i + i * i))
-            for i in range(1, n + 1)
-        ]
+        return asking(*(str(i + i * i) for i in range(1, n + 1)))
+
+
+def asking(*golds: str, family: str = "add") -> list[Task]:
+    return [
+        Task.make(environment="sums", family=family, question=f"{family} {i}?", key={}, answer=gold)
+        for i, gold in enumerate(golds)
+    ]
 
 
 def right(gold: str, answer: str | None) -> float:
@@ -42,6 +46,11 @@ async def test_a_right_checker_passes_with_every_sheet() -> None:
         ("empty answers", 0.0),
         ("nonsense", 0.0),
         ("every guess at once", 0.0),
+        ("always nan", 0.0),
+        ("always 0", 0.0),
+        ("always 1", 0.0),
+        ("always []", 0.0),
+        ("always True", 0.0),
         ("swapped between tasks", 0.0),
     ]
 
@@ -54,6 +63,22 @@ BROKEN: dict[str, tuple[Rule, str]] = {
     "looks at the form only": (lambda gold, answer: float((answer or "").isdigit()), "swapped between tasks: 100%"),
     "never a verdict": (lambda gold, answer: None, "gold answers: 0%"),
     "partial credit for the right answer": (lambda gold, answer: 0.9 * right(gold, answer), "gold answers: 0%"),
+    "nothing is as near as can be": (
+        lambda gold, answer: float(answer in (gold, "nan")),
+        "always nan: 100% of 12 right, expected beside the gold answer at most 25% of a family, found 12 of 12 of add",
+    ),
+    "the beginning is enough": (
+        lambda gold, answer: float(bool(answer) and gold.startswith(str(answer))),
+        "always 1: 33%",
+    ),
+    "no verdict on what it cannot read": (
+        lambda gold, answer: right(gold, answer) if (answer or "").isdigit() else None,
+        "nonsense: 0% of 12 right, 12 without a verdict, expected exactly 0%",
+    ),
+    "no verdict on a constant": (
+        lambda gold, answer: None if answer == "[]" else right(gold, answer),
+        "always []: 0% of 12 right, 12 without a verdict",
+    ),
     "a missing answer is right": (lambda gold, answer: float(answer in (gold, None)), "no answer: 100%"),
 }
 
@@ -65,6 +90,36 @@ async def test_a_broken_checker_is_caught_with_figures(name: str) -> None:
         await self_test(Arithmetic(rule), Arithmetic.tasks())
     wrong = [part for part in str(caught.value).split("; ") if "(WRONG)" in part]
     assert any(said in part for part in wrong), str(caught.value)
+
+
+async def test_a_constant_may_be_right_as_often_as_it_is_the_gold_answer_and_now_and_then_by_luck() -> None:
+    def by_value(gold: str, answer: str | None) -> float:
+        return float(answer == gold or ((answer or "").isdigit() and float(gold) == float(answer or "")))
+
+    golds = ["0", "1"] * 5 + ["1.0", "2"]
+    found = await self_test(Arithmetic(by_value), asking(*golds))
+    assert {s.name: s.accuracy for s in found.sheets}["always 1"] == 0.5
+    lucky = Arithmetic(lambda gold, answer: float(answer == gold or (gold, answer) == ("7", "True")))
+    assert await self_test(lucky, asking("7", "8"))
+
+
+async def test_one_family_that_takes_a_constant_is_found_among_many() -> None:
+    tasks = [t for family in "abcdefgh" for t in asking("3", "4", "5", family=family)]
+
+    class OneBad(Arithmetic):
+        async def check(self, task: Task, answer: str | None) -> Checked:
+            return Checked(score=1.0 if task.family == "c" and answer == "0" else right(str(task.answer), answer))
+
+    with pytest.raises(EnvironmentFailure, match=r"always 0: 12% of 24 right, .*, found 3 of 3 of c \(WRONG\)"):
+        await self_test(OneBad(right), tasks)
+
+
+async def test_the_gyms_families_pass() -> None:
+    families = ["gcd", "complex_arithmetic", "prime_factorization", "boxnet", "game_of_life", "binary_matrix"]
+    gym = make_environment({"name": "reasoning_gym", "families": families})
+    found = await self_test(gym, gym.tasks(5 * len(families), seed=3))
+    assert found.untested == 5, "boxnet has no gold answers"
+    assert not any(sheet.unjudged for sheet in found.sheets)
 
 
 async def test_wrong_gold_answers_are_caught() -> None:

@@ -124,6 +124,30 @@ def test_one_family_of_guesses_is_no_collapse_and_several_are() -> None:
     assert [a.name for a in check_alarms(all_, QUIET)] == ["answer_diversity"]
 
 
+@pytest.mark.parametrize("per_family", [10, 20])
+@pytest.mark.parametrize("said", ["1", None])
+def test_neither_few_tasks_of_a_family_nor_missing_answers_hide_a_collapse(per_family: int, said: str | None) -> None:
+    families = ("gcd", "spell", "count", "sum", "calendar", "products")
+    golds = {family: [str(i % 9) for i in range(per_family)] for family in families}
+    cut = RoundStatistics(answers={family: [said] * (per_family - 1) + [None] for family in families}, golds=golds)
+    [alarm] = check_alarms(cut, QUIET)
+    assert alarm.name == "answer_diversity"
+    assert ("'1'" if said else f"{per_family} of {per_family} are missing") in alarm.message
+
+
+def test_some_missing_answers_among_others_are_no_collapse() -> None:
+    answers = {"gcd": [None] * 20 + [str(i % 7) for i in range(20)]}
+    assert check_alarms(RoundStatistics(answers=answers, golds=GOLDS), QUIET) == []
+
+
+@pytest.mark.parametrize("start", range(5, 101))
+def test_a_fall_of_exactly_the_margin_is_not_below_base(start: int) -> None:
+    config = AlarmConfig(below_base_margin=0.05)
+    lost, more = (start - 5) / 100 - start / 100, (start - 5) / 100 - start / 100 - 0.01
+    assert check_alarms(RoundStatistics(gains_over_base=[lost, lost]), config) == []
+    assert check_alarms(RoundStatistics(gains_over_base=[more, more]), config)
+
+
 def test_an_alarm_can_be_turned_off() -> None:
     off = AlarmConfig(
         min_diversity=None,

@@ -14,9 +14,11 @@ from tests.graphs.simulated import right_answer, small
 
 from autotelic.core.config import load_config
 from autotelic.core.run_dir import RunDir
-from autotelic.core.words import Role
+from autotelic.core.words import Role, Task
 from autotelic.environments import solved
 from autotelic.graphs import Config, Outcome, Session, acquire
+from autotelic.graphs.acquire import clean_of_suites
+from autotelic.graphs.curation import curate
 from autotelic.graphs.session import open_session
 from autotelic.memory import Memory
 from autotelic.store import CurationRow, EpisodeRow, ExampleRow, Ledger, ProposalRow, SuiteRow
@@ -142,6 +144,41 @@ def test_what_the_run_has_met_is_not_proposed_again(ledger: Ledger) -> None:
     assert not set(proposed) & set(ledger.column(SuiteRow, "task_id"))
     suites: list[str] = ledger.column(SuiteRow, "task_id", suite=["fresh", "frozen", "sealed"])
     assert len(suites) == len(set(suites)), "no task is in two suites but for past failures"
+
+
+async def test_what_fills_a_quota_is_not_one_answer(copied: Path) -> None:
+    run = RunDir(copied)
+    config = load_config(Config, run.config)
+    limits = {"per_family": 30, "answer_share": 0.3, "reviews": 0, "near_duplicate": 1.0}
+    config = config.model_copy(update={"curate": config.curate.model_copy(update=limits)})
+    async with open_session(config, run) as s:
+        drawn = s.environment.tasks(2000, seed=77)
+        tasks = clean_of_suites(s, [task for task in drawn if task.family == "spell_backward"])[:100]
+        assert len(tasks) == 100
+        s.ledger.add_tasks(tasks)
+        s.ledger.add(
+            ProposalRow(
+                id=f"p{index}", round=3, index=index, origin="explore", policy=0, messages=[], text="", seed=0,
+                reason="ok", family=task.family, task_id=task.id,
+            )
+            for index, task in enumerate(tasks)
+        )  # fmt: skip
+        for index, task in enumerate(tasks):
+            attempts = 2 if index < 30 else 6  # what the common answer solves is worth more
+            said = "1" if index < 30 else task.answer
+            s.ledger.add(attempt(task, said, sample, float(not sample)) for sample in range(attempts))
+        await curate(s, 3, 0)
+        kept = s.ledger.column(ExampleRow, "completion", round=3, origin="new", role="solver")
+        assert (len(kept), kept.count("1")) == (30, 9)
+
+
+def attempt(task: Task, answer: str | None, sample: int, score: float) -> EpisodeRow:
+    asked = [{"role": "user", "content": task.question}]
+    return EpisodeRow(
+        id=f"r3/{task.id}/{sample}", round=3, task_id=task.id, family=task.family, policy=0, sample=sample,
+        messages=asked, bare_messages=asked, text=answer or "", finish_reason="stop", token_ids=[], prompt_tokens=1,
+        completion_tokens=1, answer=answer, score=score, reason="ok", memory_ids=[], seed=0,
+    )  # fmt: skip
 
 
 async def test_tasks_are_looked_for_where_the_policy_is_sometimes_right_by_more_than_luck(copied: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -297,6 +298,7 @@ def test_a_person_teaches_and_decides(copied: Path) -> None:
     ledger = Ledger(copied / "ledger.sqlite")
     with pytest.raises(UsageError, match="nobody has said anything"):
         invoke("train", copied, "--feedback")
+    assert not ledger.suite("fresh", round=3), "and nothing is drawn for it"
     suite = ledger.tasks([ledger.rows(SuiteRow, suite="sealed")[0].task_id])
     (leaked,) = suite.values()
     teach(copied, ["How far?", "How long?", leaked.question, "How far?"])
@@ -316,6 +318,33 @@ def test_a_person_teaches_and_decides(copied: Path) -> None:
     decided = ledger.get(GateRow, round)
     assert decided is not None and not decided.promoted
     ledger.close()
+
+
+def test_what_is_near_a_task_of_its_own_fresh_suite_is_not_trained(copied: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(copied, tmp_path / "other"))
+    teach(other, ["How far?"])
+    round = json.loads(invoke("train", other, "--feedback", "--refuse", "--json").stdout)["round"]
+    with closing(Ledger(other / "ledger.sqlite")) as ledger:
+        fresh = ledger.suite("fresh", round=round)
+    teach(copied, ["How far?", fresh[0].question])
+    invoke("train", copied, "--feedback", "--refuse")
+    with closing(Ledger(copied / "ledger.sqlite")) as ledger:
+        assert [task.id for task in ledger.suite("fresh", round=round)] == [task.id for task in fresh]
+        assert ledger.column(ExampleRow, "question", origin="said") == ["How far?"]
+        assert ledger.column(CurationRow, "reason", round=round, kept=False) == ["suite_question"]
+
+
+def test_a_round_of_which_only_the_suite_was_drawn_is_begun_again(copied: Path) -> None:
+    with closing(Ledger(copied / "ledger.sqlite")) as ledger:
+        teach(copied, [ledger.suite("sealed")[0].question])
+        for _ in range(2):
+            with pytest.raises(UsageError, match="nobody has said anything that may be trained on"):
+                invoke("train", copied, "--feedback")
+        assert max(ledger.column(SuiteRow, "round", suite="fresh")) == 3
+        fresh = [task.id for task in ledger.suite("fresh", round=3)]
+        teach(copied, ["How far?"], OTHER)
+        assert json.loads(invoke("train", copied, "--feedback", "--refuse", "--json").stdout)["round"] == 3
+        assert [task.id for task in ledger.suite("fresh", round=3)] == fresh
 
 
 def test_the_whole_way_from_lines_to_a_training(copied: Path, simulate: Callable[..., None]) -> None:

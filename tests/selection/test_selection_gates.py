@@ -140,6 +140,42 @@ def test_contamination_by_task_by_question_and_by_nearness() -> None:
     }
 
 
+def countdown(numbers: str, answer: str | None) -> Task:
+    question = (
+        f"Calculate 20 using the numbers {numbers}. Each number may be used at most once. Use '*' for "
+        "multiplication and '/' for division. Final answer format instructions: provide your solution as arithmetic "
+        "expression without the equals sign, and do not include the target number in it."
+    )
+    return Task.make(environment="gym", family="countdown", question=question, key={"n": numbers}, answer=answer)
+
+
+@pytest.mark.parametrize("answer", ["4*(10 - 5)", "(4*(10 - 5))", "10 * 4 / (7 - 5)"])
+def test_a_copy_is_found_whichever_right_answer_was_given(answer: str) -> None:
+    gate = contamination([countdown("4, 10, 5", "4*(10 - 5)")])
+    copy, other = countdown("5, 10, 4", None).question, countdown("5, 10, 3", None).question
+    assert reasons(gate, candidate("copy", copy, answer), candidate("other", other, answer)) == {
+        "copy": "suite_near_copy"
+    }
+
+
+def test_a_copy_is_found_by_the_answer_on_record() -> None:
+    task = Task.make(environment="gym", family="gcd", question=GCD.format("12, 18"), key={}, answer="6")
+    copy = GCD.format("18, 12").replace("only", "just")
+    said = [candidate("said", copy, "6 (six)", gold="6"), candidate("unknown", copy, "6 (six)")]
+    assert reasons(contamination([task]), *said) == {"said": "suite_near_copy"}
+
+
+def test_tasks_with_one_right_answer_each_are_other_tasks_in_another_order() -> None:
+    def sums(left: int, right: int) -> Task:
+        question = f"State the final answer to the following arithmetic problem: {left} - {right} ="
+        return Task.make(environment="gym", family="sum", question=question, key={}, answer=str(left - right))
+
+    suite = [sums(left, left + right) for left in range(1, 5) for right in range(1, 5)]
+    turned = [sums(left + right, left) for left in range(1, 5) for right in range(1, 5)]
+    rows = [candidate(one.id, one.question, str(one.answer), gold=one.answer) for one in turned]
+    assert reasons(contamination(suite), *rows) == {}
+
+
 def test_caps_keep_what_there_is_most_to_learn_from() -> None:
     rows = [candidate(str(i), completion=str(i), solve_rate=rate) for i, rate in enumerate([0.9, 0.5, 0.1, None])]
     assert reasons(per_task_cap(1), *rows) == dict.fromkeys(["0", "2", "3"], "task_cap")
@@ -157,6 +193,35 @@ def test_no_answer_is_more_than_its_share_of_a_family() -> None:
     assert Counter(id_[0] for id_ in result.kept) == {"a": 15, "b": 10, "c": 5, "z": 4}
     assert {drop.reason for drop in result.dropped} == {"common_answer"}
     assert Counter(id_[0] for id_ in curate(rows, [answer_share(0.1)]).kept) == {"a": 5, "b": 5, "c": 5, "z": 4}
+
+
+def kept_answers(sizes: dict[str, int], gate: Gate) -> dict[str, int]:
+    rows = [candidate(f"{answer}/{i}", answer=answer) for answer, n in sizes.items() for i in range(n)]
+    return Counter(id_.split("/")[0] for id_ in curate(rows, [gate]).kept)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kept"),
+    [
+        ({"1": 100}, {"1": 4}),
+        ({"1": 99, "2": 1}, {"1": 4, "2": 1}),
+        ({"1": 90, "2": 10}, {"1": 10, "2": 10}),
+        ({"yes": 50, "no": 50}, {"yes": 50, "no": 50}),
+        ({"yes": 50, "no": 50, "maybe": 1}, {"yes": 4, "no": 4, "maybe": 1}),
+        ({"mon": 3, "tue": 2}, {"mon": 3, "tue": 2}),
+        ({str(n): 5 for n in range(7)}, {str(n): 5 for n in range(7)}),
+    ],
+)
+def test_a_common_answer_is_held_down_and_no_answer_below_a_few(sizes: dict[str, int], kept: dict[str, int]) -> None:
+    assert kept_answers(sizes, answer_share(0.3)) == kept
+    assert kept_answers(sizes, answer_share(1.0)) == sizes
+
+
+def test_the_share_is_one_of_the_rows_that_there_is_room_for() -> None:
+    rows = [candidate(f"1/{i}", answer="1", solve_rate=0.5) for i in range(30)]
+    rows += [candidate(f"{n}", answer=str(n), solve_rate=0.17) for n in range(2, 72)]
+    result = curate(rows, [answer_share(0.3, 30), family_quota(30)])
+    assert (len(result.kept), sum(id_.startswith("1/") for id_ in result.kept)) == (30, 9)
 
 
 def test_the_selector_takes_families_in_turn_and_the_most_informative_first() -> None:
@@ -235,6 +300,7 @@ GATES: dict[str, Gate] = {
     "cap": per_task_cap(2),
     "quota": family_quota(3),
     "share": answer_share(0.4),
+    "room": answer_share(0.4, 3),
     "max": max_examples(7),
 }
 

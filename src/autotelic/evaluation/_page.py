@@ -86,9 +86,15 @@ def _headline(report: Json) -> str:
         return "No policy has been promoted: the base is the champion"
     if total is None:
         return f"Policy {champion} is the champion; the sealed suite has not been opened"
-    if total["low"] > 0:
+    if _is_shown(report):
         return f"Policy {champion} answers {pct(total['after'])} of unseen tasks, the base {pct(total['before'])}"
     return f"Policy {champion} is the champion, but its gain on unseen tasks is not shown"
+
+
+def _is_shown(report: Json) -> bool:
+    """Whether the gain on unseen tasks is shown as the gate asks for it: by the interval and by the sign test."""
+    found = report["total_detail"]
+    return bool(found["low"] > 0 and found["sign_p"] <= (1 - report["confidence"]) / 2)
 
 
 def _header(report: Json) -> str:
@@ -115,7 +121,7 @@ def _hero(report: Json) -> str:
     if total is None:
         return '<p class="empty">The sealed suite has not been opened: it is, once, at the end of a run.</p>'
     percent = f"{report['confidence']:.0%}"
-    constant = report["total_constant"]
+    constant, detail = report["total_constant"], report["total_detail"]
     rows = [
         figures.Dumbbell(
             f"{total['n']} sealed tasks, zero-shot",
@@ -130,7 +136,8 @@ def _hero(report: Json) -> str:
     chart = figures.dumbbell_rows(f"Base {pct(total['before'])}, champion {pct(total['after'])}", rows)
     said = (
         f"{percent} interval {points(total['low'])} to {points(total['high'])} points, paired bootstrap over "
-        f"{total['n']} tasks that no decision has looked at."
+        f"{total['n']} tasks that no decision has looked at; {detail['wins']} wins to {detail['losses']} losses, sign "
+        f"test p = {detail['sign_p']:.2g}."
     )
     if constant is not None:
         marks.append(("tickmark", f"best constant answers, {pct(constant)}"))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 
 from pydantic import Field
 
 from autotelic.core.words import Frozen
+from autotelic.evaluation.stats import ROUNDING
 
 __all__ = [
     "Alarm",
@@ -38,10 +39,11 @@ class AlarmConfig(Frozen):
     """Limits beyond which a run stops. `None` turns an alarm off."""
 
     min_items: int = Field(default=20, ge=1)
-    """Fewest items (answers of one family, episodes, proposals) that a share is judged on."""
+    """Fewest items (tasks of the frozen suite, episodes, proposals) that a share is judged on."""
     min_diversity: float | None = Field(default=0.3, ge=0, le=1)
     """Least entropy of a family's answers, as a share of the entropy of its gold answers, on average over families:
-    below it, the solver says much the same whatever the question (SPIRAL, 2506.24119, without its baseline)."""
+    below it, the solver says much the same, or nothing, whatever the question (SPIRAL, 2506.24119, without its
+    baseline)."""
     max_truncated: float | None = Field(default=0.5, ge=0, le=1)
     """Largest share of episodes cut off by the token limit."""
     min_validity: float | None = Field(default=0.05, ge=0, le=1)
@@ -76,8 +78,9 @@ class Alarm(Frozen):
 class RoundStatistics(Frozen):
     """What the alarms look at. Whatever is empty or `None` was not measured and raises nothing."""
 
-    answers: dict[str, list[str]] = Field(default_factory=dict)
-    """Parsed answers by family."""
+    answers: Mapping[str, Sequence[str | None]] = Field(default_factory=dict)
+    """Parsed answers by family, one a task, `None` for a task without one. Tasks that were never answered by an earlier
+    policy either are left out: that silence is no news."""
     golds: dict[str, list[str]] = Field(default_factory=dict)
     """Gold answers of the same tasks by family."""
     episode_reasons: dict[str, int] = Field(default_factory=dict)
@@ -116,7 +119,7 @@ def check_alarms(statistics: RoundStatistics, config: AlarmConfig) -> list[Alarm
     return [alarm for alarm in found if alarm is not None]
 
 
-def entropy(items: Sequence[str]) -> float | None:
+def entropy(items: Sequence[Hashable]) -> float | None:
     """Return the entropy of the items' frequencies in nats; `None` if there are none."""
     if not items:
         return None
@@ -125,33 +128,35 @@ def entropy(items: Sequence[str]) -> float | None:
 
 
 def answer_diversity(
-    answers: Mapping[str, Sequence[str]], golds: Mapping[str, Sequence[str]], config: AlarmConfig
+    answers: Mapping[str, Sequence[str | None]], golds: Mapping[str, Sequence[str]], config: AlarmConfig
 ) -> Alarm | None:
     """Go off when answers vary far less than gold answers, on average over families; names the worst family.
 
     On average, because one family in which the best that a policy can do is to guess is no collapse: there the best
-    constant answer, beside it in every table, says what it is.
+    constant answer, beside it in every table, says what it is. So it is the tasks of all families together that have to
+    be `min_items`. No answer counts as one answer more: who says nothing varies as little as who always says the same.
     """
     if config.min_diversity is None:
         return None
     shares: dict[str, float] = {}
     for family, said in answers.items():
         expected, found = entropy(golds.get(family, ())), entropy(said)
-        if len(said) >= config.min_items and expected and found is not None:
+        if expected and found is not None:
             shares[family] = found / expected
-    if not shares:
+    if not shares or sum(len(answers[family]) for family in shares) < config.min_items:
         return None
     mean = sum(shares.values()) / len(shares)
     if mean >= config.min_diversity:
         return None
     worst = min(shares, key=lambda family: (shares[family], family))
     top, count = Counter(answers[worst]).most_common(1)[0]
+    same = "missing" if top is None else repr(top[:40])
     return Alarm(
         name="answer_diversity",
         value=mean,
         limit=config.min_diversity,
         message=f"the answers have {mean:.0%} of the entropy of the right ones, expected at least "
-        f"{config.min_diversity:.0%}; worst is {worst}: {count} of {len(answers[worst])} are {top[:40]!r}. "
+        f"{config.min_diversity:.0%}; worst is {worst}: {count} of {len(answers[worst])} are {same}. "
         "Look at the training data.",
     )
 
@@ -235,7 +240,7 @@ def below_base(gains: Sequence[float | None], config: AlarmConfig) -> Alarm | No
     if rounds is None or len(known) < rounds:
         return None
     best = max(known[-rounds:])
-    if best >= -config.below_base_margin:
+    if best >= -config.below_base_margin - ROUNDING:
         return None
     return Alarm(
         name="below_base",

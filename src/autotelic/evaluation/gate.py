@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from autotelic.core.words import Frozen
-from autotelic.evaluation.stats import Comparison, sign_test
+from autotelic.evaluation.stats import ROUNDING, Comparison, sign_test
 
 __all__ = ["Decision", "GateConfig", "decide", "decide_wanted"]
 
@@ -142,7 +142,7 @@ def _held(
     if dropped:
         return False, dropped
     limit = f"the margin of {margin * 100:.1f} points"
-    if -found.gain <= margin:
+    if -found.gain <= margin + ROUNDING:
         caveat = f"; a fall of {-found.low * 100:.1f} points cannot be excluded" if -found.low > margin else ""
         return True, f"{suite}: {_figures(found)}: no fall beyond {limit}{caveat}"
     if found.n >= config.min_tasks:

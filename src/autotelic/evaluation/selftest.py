@@ -2,25 +2,32 @@
 
 Wrong checkers have made papers: gold and answer swapped (R-Zero #31), a substring test the wrong way round, an error
 counted as a zero. So every evaluation begins with answer sheets whose result is known: the gold answers must score 1.0,
-sheets that cannot be right must score 0.0, and right answers handed to the wrong tasks must score far lower.
+sheets that cannot be right must score 0.0, one answer to everything must be right about as often as it is the gold one,
+and right answers handed to the wrong tasks must score far lower. All of them need a verdict: a checker that gives none
+on a wrong answer hides losses.
 
 Not covered: a checker that errs on rare answers only, and tasks without a gold answer.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Protocol
 
 from autotelic.core.errors import EnvironmentFailure
-from autotelic.core.words import Frozen, Task
+from autotelic.core.words import Frozen, Score, Task
 from autotelic.environments import Checked, solved
 
 __all__ = ["Checks", "SelfTest", "Sheet", "self_test"]
 
 SWAPPED_LIMIT = 0.5
 """Largest share that right answers on the wrong tasks may score: some tasks take several answers, none takes most."""
+
+CONSTANTS = ("nan", "0", "1", "[]", "True")
+"""Answers that careless checkers have taken for right everywhere."""
+LUCK_LIMIT = 0.25
+"""Largest share of a family in which one constant may be right besides the gold answer; in one task it always may."""
 
 
 class Checks(Protocol):
@@ -40,6 +47,8 @@ class Sheet(Frozen):
     """Answers on it."""
     accuracy: float
     """Share judged right; an answer without a verdict is not right."""
+    unjudged: int
+    """Answers without a verdict; has to be 0."""
     expected: str
     """What it has to be, in words."""
     passed: bool
@@ -50,17 +59,17 @@ class SelfTest(Frozen):
     """What the self-test measured."""
 
     sheets: tuple[Sheet, ...]
-    """Every sheet, in the order good, bad, swapped."""
+    """Every sheet, in the order good, bad, constant, swapped."""
     untested: int
     """Tasks that could not be used because they have no gold answer."""
 
 
 async def self_test(environment: Checks, tasks: Sequence[Task]) -> SelfTest:
-    """Judge known-good, known-bad and swapped answer sheets with the environment's own checker.
+    """Judge known-good, known-bad, constant and swapped answer sheets with the environment's own checker.
 
     The sheets: the gold answers; nothing at all; an empty answer; nonsense; all gold answers of the family in one
-    answer (whoever lists every guess has not answered); and each gold answer on another task of its family that has
-    a different one.
+    answer (whoever lists every guess has not answered); the same answer everywhere, for each of `CONSTANTS`; and each
+    gold answer on another task of its family that has a different one.
 
     Args:
         environment: whose `check` is tested.
@@ -83,17 +92,14 @@ async def self_test(environment: Checks, tasks: Sequence[Task]) -> SelfTest:
         ("every guess at once", _shotgun(usable)),
     ]
     sheets += [await _judge(environment, name, rows, low=0.0, high=0.0) for name, rows in bad if rows]
+    sheets += [await _judge_constant(environment, constant, usable) for constant in CONSTANTS]
     swapped = _swapped(usable)
     if swapped:
         sheets.append(await _judge(environment, "swapped between tasks", swapped, low=0.0, high=SWAPPED_LIMIT))
     if not all(sheet.passed for sheet in sheets):
-        figures = "; ".join(
-            f"{s.name}: {s.accuracy:.0%} of {s.n} right, expected {s.expected}{'' if s.passed else ' (WRONG)'}"
-            for s in sheets
-        )
         raise EnvironmentFailure(
-            f"the evaluator failed its self-test: {figures}. No score of it can be believed: mend the environment's "
-            "checker or its gold answers."
+            f"the evaluator failed its self-test: {'; '.join(map(_figures, sheets))}. No score of it can be believed: "
+            "mend the environment's checker or its gold answers."
         )
     return SelfTest(sheets=tuple(sheets), untested=len(tasks) - len(usable))
 
@@ -101,10 +107,50 @@ async def self_test(environment: Checks, tasks: Sequence[Task]) -> SelfTest:
 async def _judge(
     environment: Checks, name: str, rows: Sequence[tuple[Task, str | None]], *, low: float, high: float
 ) -> Sheet:
-    right = [solved((await environment.check(task, answer)).score) for task, answer in rows]
-    accuracy = sum(right) / len(right)
+    scores = [(await environment.check(task, answer)).score for task, answer in rows]
+    accuracy = sum(map(solved, scores)) / len(scores)
     expected = f"exactly {low:.0%}" if low == high else f"at most {high:.0%}"
-    return Sheet(name=name, n=len(rows), accuracy=accuracy, expected=expected, passed=low <= accuracy <= high)
+    return _sheet(name, scores, expected, passed=low <= accuracy <= high)
+
+
+async def _judge_constant(environment: Checks, constant: str, usable: Sequence[tuple[Task, str]]) -> Sheet:
+    scores = [(await environment.check(task, constant)).score for task, _ in usable]
+    sizes = Counter(task.family for task, _ in usable)
+    lucky = Counter(
+        task.family
+        for (task, gold), score in zip(usable, scores, strict=True)
+        if solved(score) and not _same(gold, constant)
+    )
+    over = [family for family, n in lucky.items() if n > max(1, LUCK_LIMIT * sizes[family])]
+    expected = f"beside the gold answer at most {LUCK_LIMIT:.0%} of a family"
+    found = "".join(f", found {lucky[family]} of {sizes[family]} of {family}" for family in over)
+    return _sheet(f"always {constant}", scores, expected + found, passed=not over)
+
+
+def _sheet(name: str, scores: Sequence[Score], expected: str, *, passed: bool) -> Sheet:
+    unjudged = scores.count(None)
+    return Sheet(
+        name=name,
+        n=len(scores),
+        accuracy=sum(map(solved, scores)) / len(scores),
+        unjudged=unjudged,
+        expected=expected,
+        passed=passed and not unjudged,
+    )
+
+
+def _figures(sheet: Sheet) -> str:
+    silent = f", {sheet.unjudged} without a verdict" if sheet.unjudged else ""
+    wrong = "" if sheet.passed else " (WRONG)"
+    return f"{sheet.name}: {sheet.accuracy:.0%} of {sheet.n} right{silent}, expected {sheet.expected}{wrong}"
+
+
+def _same(gold: str, constant: str) -> bool:
+    """Whether a gold answer is this constant, perhaps written in another way."""
+    try:
+        return gold == constant or float(gold) == float(constant)
+    except ValueError:
+        return gold.strip().casefold() == constant.casefold()
 
 
 def _by_family(usable: Sequence[tuple[Task, str]]) -> dict[str, list[tuple[Task, str]]]:

@@ -17,7 +17,20 @@ from numpy.typing import NDArray
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Frozen, Score
 
-__all__ = ["Comparison", "Estimate", "auc", "balanced_accuracy", "estimate", "paired_bootstrap", "sign_test", "wilson"]
+__all__ = [
+    "ROUNDING",
+    "Comparison",
+    "Estimate",
+    "auc",
+    "balanced_accuracy",
+    "estimate",
+    "paired_bootstrap",
+    "sign_test",
+    "wilson",
+]
+
+ROUNDING = 1e-9
+"""Means of scores that differ by less are equal: 0.07 - 0.04 is not quite 0.03 in floating point."""
 
 _CHUNK = 4_000_000  # cells of one resampling matrix: 32 MB of int64
 

@@ -27,6 +27,7 @@ from autotelic.store import (
     ApprovalRow,
     CurationRow,
     DeliveryRow,
+    EvaluationRow,
     ExampleRow,
     FeedbackRow,
     GateRow,
@@ -164,7 +165,8 @@ async def train_candidate(
         if not _finished(s.ledger):
             raise UsageError(f"the run {run} has not ended. Finish it first: autotelic self-play CONFIG --run {run}")
         champion = s.ledger.champion().number
-        new = s.round = _cut_off(s.ledger) or (_said(s, champion) if feedback else _copy_examples(s.ledger, round))
+        cut_off = _cut_off(s.ledger)
+        new = s.round = cut_off or (await _said(s, champion) if feedback else _copy_examples(s.ledger, round))
         _leave_out_withdrawn(s, new)
         wanted, ask = bool(s.ledger.count(ExampleRow, round=new, origin="said")), _answer(approve)
         try:
@@ -236,9 +238,14 @@ _LEFT = "left"
 """In the detail of a round's training: why the round is not gone on with."""
 
 
-def _said(s: Session, champion: int) -> int:
-    """Make what people said the rows of a new round, and return its number."""
-    new = _last_round(s.ledger) + 1
+async def _said(s: Session, champion: int) -> int:
+    """Make what people said the rows of a new round, and return its number.
+
+    The fresh suite is drawn first: what is near one of its tasks must not be trained on.
+    """
+    new = _next_round(s.ledger)
+    if s.ledger.count(FeedbackRow):
+        await fresh_suite(s, new)
     if not curate_feedback(s, new, champion):
         raise UsageError(
             "nobody has said anything that may be trained on. Accept or edit answers in `autotelic chat --learn --run "
@@ -256,7 +263,7 @@ def _copy_examples(ledger: Ledger, round: int | None) -> int:
     source = have[-1] if round is None and have else round
     if source not in have:
         raise UsageError(f"round {source} has no curated data. Rounds that have: {have or 'none'}.")
-    new = _last_round(ledger) + 1
+    new = _next_round(ledger)
     rows = ledger.rows(ExampleRow, round=source, order="position")
     ledger.add(ExampleRow(**{**row.model_dump(), "round": new}) for row in rows)
     return new
@@ -347,6 +354,14 @@ def _known(ledger: Ledger, number: int) -> PolicyRow:
 
 def _finished(ledger: Ledger) -> bool:
     return any(row.finished_at is not None for row in ledger.rows(RunRow))
+
+
+def _next_round(ledger: Ledger) -> int:
+    """The number of a new round; one of which no more than the fresh suite was drawn is still to come."""
+    last = _last_round(ledger)
+    played = not last or ledger.count(NodeRow, round=last, node="propose")
+    begun = any(ledger.count(table, round=last) for table in (CurationRow, ExampleRow, EvaluationRow, GateRow))
+    return last + 1 if played or begun else last
 
 
 def _last_round(ledger: Ledger) -> int:

@@ -30,18 +30,10 @@ def _statistics(s: Session, round: int) -> RoundStatistics:
     reasons = Counter(s.ledger.column(EpisodeRow, "reason", round=round))
     row = s.ledger.get(GateRow, round)
     newest = row.candidate if row else s.ledger.champion().number
-    answers = _frozen(s, newest)
-    tasks = s.ledger.tasks(r.task_id for r in answers)
+    answers, golds = _answers(s, newest)
     base_tokens, new_tokens = (_tokens(_frozen(s, policy)) for policy in (0, newest))
-    by_family: dict[str, list[str]] = {}
-    golds: dict[str, list[str]] = {}
-    for r in answers:
-        if r.answer is not None:
-            by_family.setdefault(r.family, []).append(r.answer)
-        if (gold := tasks[r.task_id].answer) is not None:
-            golds.setdefault(r.family, []).append(gold)
     return RoundStatistics(
-        answers=by_family if newest else {},
+        answers=answers if newest else {},
         golds=golds,
         episode_reasons=dict(reasons),
         proposal_reasons=dict(Counter(p.reason for p in own)),
@@ -53,6 +45,24 @@ def _statistics(s: Session, round: int) -> RoundStatistics:
         text_logprob=_general_text(s, newest),
         text_logprob_base=_general_text(s, 0),
     )
+
+
+def _answers(s: Session, policy: int) -> tuple[dict[str, list[str | None]], dict[str, list[str]]]:
+    """A policy's answers to the frozen suite and the gold ones, by family.
+
+    A task that it has no answer to counts only where an earlier policy had one: the base mostly has none.
+    """
+    found = s.ledger.columns(EvaluationRow, "policy", "task_id", "answer", suite="frozen", round=0, memory=False)
+    answered = {task for number, task, answer in found if number <= policy and answer is not None}
+    rows = [r for r in _frozen(s, policy) if r.task_id in answered]
+    tasks = s.ledger.tasks(r.task_id for r in rows)
+    answers: dict[str, list[str | None]] = {}
+    golds: dict[str, list[str]] = {}
+    for r in rows:
+        answers.setdefault(r.family, []).append(r.answer)
+        if (gold := tasks[r.task_id].answer) is not None:
+            golds.setdefault(r.family, []).append(gold)
+    return answers, golds
 
 
 def _frozen(s: Session, policy: int) -> list[EvaluationRow]:

@@ -176,6 +176,7 @@ def _solver_candidates(
                 task_id=e.task_id,
                 question=tasks[e.task_id].question,
                 answer=answer,
+                gold=tasks[e.task_id].answer,
                 score=e.score,
                 solve_rate=rates.get(e.task_id),
                 round=round,
@@ -234,9 +235,10 @@ def _gates(s: Session, round: int, clean: Gate) -> dict[Role, list[Gate]]:
             *common,
             per_task_cap(settings.per_task),
             near,
-            answer_share(settings.answer_share),
+            answer_share(settings.answer_share, min(settings.per_family, settings.max_examples)),
             family_quota(settings.per_family),
             max_examples(settings.max_examples),
+            answer_share(settings.answer_share),  # which rows of a family found room is known only now
         ],
         Role.PROPOSER: [*common, max_examples(settings.max_proposals)],
     }

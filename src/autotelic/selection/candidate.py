@@ -25,6 +25,8 @@ class Candidate(Frozen):
     """What says which task it is: the task's question for a solver, the proposed text for a proposer."""
     answer: str = ""
     """Its answer, empty where the question says it all."""
+    gold: str | None = None
+    """The right answer on record for its task, where there is one; `answer` may be another."""
     score: float | None = Field(ge=0, le=1)
     """Checker's score in [0, 1], `None` for no verdict."""
     solve_rate: float | None = Field(default=None, ge=0, le=1)

@@ -19,7 +19,7 @@ from itertools import pairwise
 
 from autotelic.core.texts import NUMBER, comparable, normalised, plain_number
 
-__all__ = ["CONTAMINATION_THRESHOLD", "DEFAULT_THRESHOLD", "NearIndex", "similarity"]
+__all__ = ["CONTAMINATION_THRESHOLD", "DEFAULT_THRESHOLD", "NearIndex", "in_any_order", "one_of_many", "similarity"]
 
 DEFAULT_THRESHOLD = 0.8
 """Of 1,000 reasoning_gym tasks each, 1 counts as a copy in gcd, 7 in letter_counting, 8 in calendar_arithmetic."""
@@ -36,6 +36,20 @@ def similarity(question: str, answer: str, other_question: str, other_answer: st
     if _decisive(question, answer) != _decisive(other_question, other_answer):
         return 0.0
     return _jaccard(_features(question), _features(other_question))
+
+
+def in_any_order(question: str) -> str:
+    """Return the words and numbers of a question sorted: equal where one is the other in another order."""
+    return " ".join(sorted(_words(question)))
+
+
+def one_of_many(answer: str) -> bool:
+    """Return whether an answer may be one of many right ones: not a single word or number, but made of several.
+
+    A sum that makes 24 can be written in many ways; what comes next in a sequence cannot.
+    """
+    text = comparable(answer)
+    return not NUMBER.fullmatch(text) and len(_WORD.findall(text)) > 1
 
 
 @dataclass(slots=True)
@@ -120,10 +134,14 @@ def _decisive(question: str, answer: str) -> Hashable:
     return numbers, comparable(answer)
 
 
-def _features(question: str) -> frozenset[str]:
+def _words(question: str) -> list[str]:
     # Marks of a sentence say nothing; brackets and operators may be code or mathematics, and are words.
     text = NUMBER.sub(lambda number: plain_number(number[0]), normalised(question))
-    words = [word for word in _WORD.findall(text) if word not in _MARKS]
+    return [word for word in _WORD.findall(text) if word not in _MARKS]
+
+
+def _features(question: str) -> frozenset[str]:
+    words = _words(question)
     return frozenset(words) | frozenset(map(" ".join, pairwise(words)))
 
 
