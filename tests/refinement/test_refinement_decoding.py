@@ -11,7 +11,7 @@ from autotelic.core.errors import UsageError
 from autotelic.core.words import Completion, Message
 from autotelic.environments import make_environment
 from autotelic.refinement import Budget, answer_task, build_strategy, contrastive, guided
-from autotelic.serving import Gateway, Sampling
+from autotelic.serving import Sampling
 
 QUESTION = {"": {"the": -0.2, "6": -2.0, "": -9.0}, "6": {" or": -0.5, "": -1.0}, "the": {" same": -0.1, "": -3.0}}
 """Text so far to the next tokens of a model that knows the question; it prefers what it says of any question."""
@@ -54,19 +54,12 @@ async def test_a_token_is_chosen_for_what_the_question_adds(strength: float, pla
     assert all((s.alternatives, s.max_tokens, s.temperature) == (20, 1, 0.0) for _, s in model.asked)
 
 
-async def test_another_model_is_the_amateur_where_one_takes_part() -> None:
-    other = Gateway(Tokens(NOTHING), attempts=1)
-    other.unblock(None)
-    answer = await answer_task(contrastive(strength=1.0), work(Tokens(QUESTION), others=(other,)))
-    assert answer.text == "6" and answer.price.calls == 4
-
-
 async def test_what_does_not_end_is_no_answer_and_a_budget_ends_it() -> None:
     endless = Tokens({text: {"a": -0.1} for text in ("", "a", "aa", "aaa")}, {})
     answer = await answer_task(contrastive(), work(endless, max_tokens=3))
     assert answer.text is None and answer.draft.text == "aaa" and answer.price.calls == 6 and not answer.stopped
     cut = await answer_task(contrastive(), work(Tokens(QUESTION, NOTHING), Budget(calls=3)))
-    assert cut.text is None and cut.stopped == "calls" and cut.price.calls == 3
+    assert cut.draft.by == "direct" and cut.stopped == "calls" and cut.price.calls == 3
 
 
 async def test_without_a_token_to_choose_there_is_no_answer() -> None:

@@ -249,7 +249,7 @@ async def test_a_draft_that_the_critic_accepts_is_left_alone() -> None:
 async def test_a_revision_counts_only_if_the_critic_prefers_it() -> None:
     better = Model(judging(lambda answer: answer == "6", in_turn("4", "6")))
     answer = await answer_task(self_refine(), work(better))
-    assert answer.text == "6" and [d.answer for d in answer.draft.of] == ["4", "6"] and answer.draft.revised
+    assert answer.text == "6" and [d.answer for d in answer.draft.of] == ["4", "6"] and answer.draft.begun.answer == "4"
     assert better.asks("it is too small") == 1, "the critic's words are the feedback"
     blind = Model(judging(lambda _: False, in_turn("4", "6")))
     answer = await answer_task(self_refine(rounds=3), work(blind))
@@ -288,7 +288,7 @@ async def test_without_a_verdict_nothing_speaks_against_a_draft(strategy: str) -
 async def test_what_was_tried_before_a_budget_ended_is_in_the_answer() -> None:
     model = Model(judging(lambda _: False, in_turn("4", "Think.", "5")))
     cut = await answer_task(reflexion(tries=9), work(model, Budget(calls=6)))
-    assert cut.stopped == "calls" and cut.text == "4" and cut.draft.revised
+    assert cut.stopped == "calls" and cut.text == "4" and cut.draft.first is not None
     assert [d.answer for d in cut.draft.of] == ["4", "5"]
     voted = await answer_task(self_consistency(n=9, batch=4), work(Model(in_turn("4", "5", "6", "7")), Budget(calls=2)))
     assert voted.stopped == "calls" and len(voted.draft.of) == 5
@@ -307,7 +307,7 @@ async def test_reflexion_tries_again_with_what_it_learned() -> None:
     model = Model(says)
     answer = await answer_task(reflexion(tries=5), work(model))
     assert answer.text == "6" and [d.answer for d in answer.draft.of] == ["4", "5", "6"]
-    assert answer.lessons == ("Try larger numbers.", "Try even ones.")
+    assert answer.draft.learned == ("Try larger numbers.", "Try even ones.")
     last = [messages[0].content for messages, _ in model.asked if messages[-1].content == TASK.question][-1]
     assert "- Try larger numbers.\n- Try even ones." in last
 
@@ -318,7 +318,7 @@ async def test_reflexion_by_the_checker_and_without_any_success() -> None:
     )
     assert right.text == RIGHT and right.price.calls == 3
     none = await answer_task(reflexion(tries=2), work(Model(judging(lambda _: False, in_turn("4", "Think.", "5")))))
-    assert none.text == "4" and len(none.lessons) == 1
+    assert none.text == "4" and len(none.draft.learned) == 1
 
 
 @tool
@@ -446,7 +446,7 @@ async def test_other_models_take_part_and_are_counted() -> None:
     gateway.unblock(None)
     own = Model(in_turn("6"))
     answer = await answer_task(mixture(n=2), work(own, others=(gateway,)))
-    assert answer.text == "6" and [d.answer for d in answer.draft.of] == ["6", "9", "6"]
+    assert answer.text == "6" and [d.answer for d in answer.draft.of] == ["6", "6", "9", "6"]
     assert (len(own.asked), len(other.asked), answer.price.calls) == (2, 1, 3)
     assert "- 6\n- 9" in own.asked[-1][0][-1].content
 

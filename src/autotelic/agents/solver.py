@@ -6,13 +6,13 @@ sees: what the model could do with help becomes what it does without (trajectory
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from autotelic.agents.tool_loop import CallRecord, ToolLoop, Turn
 from autotelic.core.seeds import derive
+from autotelic.core.waiting import side_by_side
 from autotelic.core.words import Completion, Message, Task
 from autotelic.environments import Environment
 from autotelic.serving import TOO_LONG, Gateway, Sampling
@@ -75,7 +75,7 @@ class Solver:
         """
         if self._loop is not None:
             loop = await self._loop.narrowed(task.question)
-            return await asyncio.gather(*(self._converse(loop, task, messages, sampling, i) for i in range(sampling.n)))
+            return await side_by_side(self._converse(loop, task, messages, sampling, i) for i in range(sampling.n))
         completions = await self._gateway.attempt(messages, sampling)
         return [await self._judge(task, completion) for completion in completions]
 

@@ -76,7 +76,8 @@ def refinement(ledger: Ledger, round: int) -> Json | None:
     if not rows:
         return None
     scores = dict(ledger.columns(EpisodeRow, "id", "score", round=round))
-    flips = [(solved(row.first_score), solved(scores[row.episode])) for row in rows if row.first_score is not None]
+    judged = [(row.first_score, scores[row.episode]) for row in rows]
+    flips = [(solved(before), solved(after)) for before, after in judged if None not in (before, after)]
     return {
         "strategy": rows[0].strategy,
         "answers": len(rows),

@@ -58,7 +58,8 @@ def strategy_figures(
             seed=seed,
         )
         first = first or by_task
-        flips = [(solved(r.first_score), solved(r.score)) for r in rows if r.revised and r.first_score is not None]
+        judged = [(r.first_score, r.score) for r in rows if r.revised and None not in (r.first_score, r.score)]
+        flips = [(solved(before), solved(after)) for before, after in judged]
         found.append(
             StrategyFigures(
                 strategy=strategy,

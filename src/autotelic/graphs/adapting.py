@@ -174,7 +174,7 @@ async def _votes(s: Session, how: Adapting, tasks: Sequence[Task], prices: dict[
         work = work_of(s, task, opening, Budget(seconds=max(0.001, ends - time.monotonic())))
         found = await reached(vote, replace(work, seed=s.seed("vote", task.id)))
         prices[task.id] = found.price
-        if found.text is not None and (found.draft.score or 0.0) >= how.agreement:
+        if not found.stopped and found.text is not None and (found.draft.score or 0.0) >= how.agreement:
             rows[task.id] = _example(opening, found.draft.text, task)
 
     await s.each("vote", list(tasks), sample)

@@ -19,6 +19,7 @@ from autotelic.core.dialect import Said, answering, read_turn
 from autotelic.core.errors import UsageError
 from autotelic.core.plugins import load_source
 from autotelic.core.seeds import derive
+from autotelic.core.waiting import side_by_side
 from autotelic.core.words import Completion, Message, Task, ToolCall, sound
 from autotelic.environments import Environment
 from autotelic.graphs.running import compiled
@@ -59,7 +60,7 @@ class AgentSolver(Solver):
 
     async def attempt(self, task: Task, messages: Sequence[Message], sampling: Sampling) -> list[Attempt]:
         """Run the agent `sampling.n` times and judge each of its answers."""
-        return await asyncio.gather(*(self._episode(task, messages, sampling, i) for i in range(sampling.n)))
+        return await side_by_side(self._episode(task, messages, sampling, i) for i in range(sampling.n))
 
     async def _episode(self, task: Task, messages: Sequence[Message], sampling: Sampling, sample: int) -> Attempt:
         seed = None if sampling.seed is None else derive(sampling.seed, sample)

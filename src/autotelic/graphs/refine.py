@@ -82,7 +82,7 @@ def build_refine(context: GraphContext) -> Any:
         return {
             "messages": [*state["messages"], *as_dicts([said])],
             "answer": found.text,
-            "drafts": [draft.model_dump(mode="json", exclude={"of"}) for draft in found.draft.of],
+            "drafts": [draft.model_dump(mode="json", exclude={"of", "first"}) for draft in found.draft.of],
             "price": found.price.model_dump(mode="json"),
             "stopped": found.stopped,
         }

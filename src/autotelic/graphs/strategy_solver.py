@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 from autotelic.agents import Attempt, Solver
 from autotelic.core.errors import ServingError
 from autotelic.core.seeds import derive
+from autotelic.core.waiting import side_by_side
 from autotelic.core.words import Completion, Message, Score, Task
 from autotelic.environments import solved
 from autotelic.graphs.session import Session
@@ -55,8 +55,9 @@ class RefinedAttempt(Attempt):
     @property
     def lessons(self) -> tuple[str, ...]:
         """Advice with which a wrong first draft became this right answer."""
-        mended = self.found.draft.revised and solved(self.score) and not solved(self.first_score)
-        return self.found.lessons if mended else ()
+        draft = self.found.draft
+        mended = draft.first is not None and solved(self.score) and not solved(self.first_score)
+        return draft.learned if mended else ()
 
 
 class StrategySolver(Solver):
@@ -72,7 +73,7 @@ class StrategySolver(Solver):
 
     async def attempt(self, task: Task, messages: Sequence[Message], sampling: Sampling) -> list[Attempt]:
         """Answer `sampling.n` times, each with a seed of its own, and judge each answer."""
-        return await asyncio.gather(*(self._answer(task, messages, sampling, i) for i in range(sampling.n)))
+        return await side_by_side(self._answer(task, messages, sampling, i) for i in range(sampling.n))
 
     async def _answer(self, task: Task, messages: Sequence[Message], sampling: Sampling, index: int) -> Attempt:
         work = work_of(self._session, task, messages, self._session.config.solve.budget)
@@ -99,13 +100,13 @@ class StrategySolver(Solver):
 
 async def first_score(form: Form, task: Task, draft: Draft) -> Score:
     """Have the first draft of a revised answer checked; `None` where nothing was revised."""
-    return (await form.check(task, draft.of[0].answer)).score if draft.revised and draft.of else None
+    return None if draft.first is None else (await form.check(task, draft.first.answer)).score
 
 
 def how_found(found: Answer) -> dict[str, Any]:
     """Return how an answer came to be and its price, as the ledger's rows have it."""
     return {
-        "revised": found.draft.revised,
+        "revised": found.draft.first is not None,
         "stopped": found.stopped,
         "calls": found.price.calls,
         "prompt_tokens": found.price.prompt_tokens,

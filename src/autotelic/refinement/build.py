@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from math import prod
 from typing import Any, cast, get_args, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, validate_call
@@ -11,7 +12,7 @@ from pydantic import ConfigDict, ValidationError, validate_call
 from autotelic.core.errors import UsageError
 from autotelic.core.registry import lookup
 from autotelic.refinement.adapted import Adapting
-from autotelic.refinement.work import Strategy
+from autotelic.refinement.work import IN_TURN, Strategy
 
 __all__ = ["build_strategy", "consults_critic", "fan_out", "parameters"]
 
@@ -49,7 +50,7 @@ def consults_critic(text: str) -> bool:
 def fan_out(text: str) -> int:
     """Say how many answers a strategy may have under way at once: of those within one another, the counts' product.
 
-    A strategy's count is the largest whole number that it takes, given or by default, so this is rather too many.
+    Of a strategy all whole numbers count that it takes, given or by default, but for those marked `IN_TURN`.
 
     Raises:
         UsageError: see `build_strategy`.
@@ -80,9 +81,14 @@ def _consults(node: ast.expr) -> bool:
 
 
 def _fan_out(node: ast.expr) -> int:
-    _, given, inner = _taken_apart(node)
-    own = [value for value in given.values() if type(value) is int]
-    return max([1, *own]) * max([1, *map(_fan_out, inner)])
+    maker, given, inner = _taken_apart(node)
+    hints = get_type_hints(maker, include_extras=True)
+    own = [number for name, number in given.items() if type(number) is int and not _in_turn(hints.get(name))]
+    return prod(own) * max([1, *map(_fan_out, inner)])
+
+
+def _in_turn(hint: Any) -> bool:
+    return any(IN_TURN in get_args(one) for one in (hint, *get_args(hint)))
 
 
 def _taken_apart(node: ast.expr) -> tuple[Any, dict[str, Any], list[ast.expr]]:

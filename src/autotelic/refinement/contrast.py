@@ -8,8 +8,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from autotelic.core.waiting import side_by_side
 from autotelic.core.words import Message
-from autotelic.refinement.work import LIKELIEST, Draft, Share, Strategy, Work, side_by_side, strategy_of
+from autotelic.refinement.work import LIKELIEST, Draft, Share, Strategy, Work, strategy_of
 
 __all__ = ["contrastive"]
 
@@ -17,17 +18,20 @@ _BLANK = "..."
 """A question that asks nothing."""
 
 
-def contrastive(*, strength: Annotated[float, Field(ge=0)] = 0.5, plausible: Share = 0.1) -> Strategy:
+def contrastive(
+    *, strength: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5, plausible: Share = 0.1
+) -> Strategy:
     """Answers whose every token is likelier by the model than by an amateur that does not know the question.
 
-    The amateur is the other model that takes part, where there is one, else this model asked without the question. Two
-    requests are made for each token, so this is for short answers. It is greedy: several drafts are the same.
+    The amateur is the model itself, asked without the question. Two requests are made for each token, so this is for
+    short answers. It is greedy: several drafts are the same.
 
     A character of several tokens cannot be chosen.
 
     Source: arXiv 2210.15097, "Contrastive Decoding: Open-ended Text Generation as Optimization" (score and plausibility
-    bound); the amateur without the question after arXiv 2306.17806. Deviation: of the amateur's distribution only the
-    20 likeliest tokens are known; any other counts as likely as the last of them.
+    bound); the amateur without the question after arXiv 2306.17806. Deviations: of the amateur's distribution only the
+    20 likeliest tokens are known, any other counts as likely as the last of them; under a budget a direct answer is
+    asked for first.
 
     Args:
         strength: weight of the amateur's log-probabilities; 0 is greedy decoding.
@@ -35,11 +39,11 @@ def contrastive(*, strength: Annotated[float, Field(ge=0)] = 0.5, plausible: Sha
     """
 
     async def one(work: Work) -> Draft:
-        amateur = work.speaker(1)
-        asked = work.prompt() if work.others else (work.prompt()[0], Message(role="user", content=_BLANK))
+        await work.ensure_answer()
+        asked = (work.prompt()[0], Message(role="user", content=_BLANK))
         text, ended = "", False
         for _ in range(work.max_tokens):
-            known, guessed = await side_by_side([_next(work, work.prompt(), text), _next(amateur, asked, text)])
+            known, guessed = await side_by_side([_next(work, work.prompt(), text), _next(work, asked, text)])
             token = _chosen(known, guessed, strength, plausible)
             ended = token == ""
             if not token:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from autotelic.agents import ToolLoop
 from autotelic.core.errors import UsageError
@@ -16,7 +18,7 @@ from autotelic.core.seeds import derive
 from autotelic.core.words import Message
 from autotelic.environments import KnowsForm
 from autotelic.refinement.voting import decided, vote
-from autotelic.refinement.work import Count, Draft, Heat, Share, Strategy, Surety, Work, strategy_of
+from autotelic.refinement.work import Count, Draft, Heat, Strategy, Surety, Width, Work, strategy_of
 from autotelic.serving import Sampling
 
 __all__ = ["best_of", "direct", "guided", "self_consistency", "tool_loop", "universal"]
@@ -38,7 +40,7 @@ def guided(
     regex: str | None = None,
     grammar: str | None = None,
     schema: dict[str, Any] | None = None,
-    choices: tuple[str, ...] | None = None,
+    choices: Annotated[tuple[str, ...], Field(min_length=1)] | None = None,
 ) -> Strategy:
     """The model's answer in a form that the server holds it to; by default the one that the environment knows.
 
@@ -73,7 +75,7 @@ def tool_loop() -> Strategy:
             raise UsageError("tool_loop has no tools that may be called. Name some under tools.use.")
         loop = ToolLoop(work.meter, work.toolbox, work.bounds)
         sampling = Sampling(max_tokens=work.max_tokens, temperature=work.temperature, seed=derive(work.seed, "tools"))
-        talk = await loop.answer(work.prompt(), sampling)
+        talk = await work.within(loop.answer(work.prompt(), sampling))
         answer = None if talk.answer is None else work.form.parse(work.task, talk.answer)
         return work.note(Draft(text=talk.turns[-1].completion.text, answer=answer, by="tool_loop"))
 
@@ -83,9 +85,9 @@ def tool_loop() -> Strategy:
 def self_consistency(
     inner: Strategy | None = None,
     *,
-    n: Count = 8,
+    n: Width = 8,
     batch: Count | None = None,
-    confidence: Share = 0.95,
+    confidence: Annotated[float, Field(gt=0, le=1)] = 0.95,
     weigh: Literal["equal", "certainty", "likelihood", "critic"] = "equal",
     heat: Heat | None = None,
 ) -> Strategy:
@@ -108,7 +110,7 @@ def self_consistency(
     step = batch or max(2, n // 2)
 
     async def one(work: Work) -> Draft:
-        asked = replace(work.heated(heat), surety=_SURETIES.get(weigh))
+        asked = replace(work.heated(heat), surety=_SURETIES.get(weigh, work.surety))
         drafts = list(await inner(asked.aside(), 1))
         work.note(_voted(drafts))
         made = 1
@@ -119,7 +121,7 @@ def self_consistency(
             work.note(_voted(drafts))
         if weigh == "equal":
             return _voted(drafts)
-        weights = [_weight(score, weigh) for score in await _scores(work, drafts, weigh)]
+        weights = [_weight(score, weigh) for score in await _scores(work.aside(), drafts, weigh)]
         weighed = [draft.model_copy(update={"score": weight}) for draft, weight in zip(drafts, weights, strict=True)]
         return work.note(_voted(weighed, weights))
 
@@ -129,13 +131,13 @@ def self_consistency(
 def _voted(drafts: Sequence[Draft], weights: Sequence[float] | None = None) -> Draft:
     """Return the answer that a vote over drafts gives."""
     winner, share, _ = vote(drafts, weights)
-    return winner.model_copy(update={"by": "self_consistency", "score": share, "of": tuple(drafts), "revised": False})
+    return winner.model_copy(update={"by": "self_consistency", "score": share, "of": tuple(drafts)})
 
 
 def best_of(
     inner: Strategy | None = None,
     *,
-    n: Count = 8,
+    n: Width = 8,
     by: Literal["certainty", "likelihood", "critic", "checker"] = "certainty",
     heat: Heat | None = None,
 ) -> Strategy:
@@ -153,17 +155,19 @@ def best_of(
     inner = inner or direct()
 
     async def one(work: Work) -> Draft:
-        desk = replace(work.heated(heat), surety=_SURETIES.get(by)).branch(0)
+        if by == "checker":
+            work.require_checker()
+        desk = replace(work.heated(heat), surety=_SURETIES.get(by, work.surety)).branch(0)
         drafts = await inner(desk, n)
         scores = await _scores(work, drafts, by)
         scored = [draft.model_copy(update={"score": score}) for draft, score in zip(drafts, scores, strict=True)]
         best = max(scored, key=_worth) if any(score is not None for score in scores) else vote(scored).winner
-        return work.note(best.model_copy(update={"by": "best_of", "of": tuple(scored), "revised": False}))
+        return work.note(best.model_copy(update={"by": "best_of", "of": tuple(scored)}))
 
     return strategy_of(one)
 
 
-def universal(inner: Strategy | None = None, *, n: Count = 5) -> Strategy:
+def universal(inner: Strategy | None = None, *, n: Width = 5) -> Strategy:
     """The draft that the model itself finds most consistent with the others: a vote where no two texts are equal.
 
     Source: arXiv 2311.17311, "Universal Self-Consistency for Large Language Model Generation".
@@ -187,7 +191,7 @@ def universal(inner: Strategy | None = None, *, n: Count = 5) -> Strategy:
         )
         said = await work.choose([ask], [str(i) for i in range(1, len(drafts) + 1)])
         chosen = drafts[int(said) - 1] if said else drafts[0]
-        return work.note(chosen.model_copy(update={"by": "universal", "of": of, "revised": False}))
+        return work.note(chosen.model_copy(update={"by": "universal", "of": of}))
 
     return strategy_of(one)
 

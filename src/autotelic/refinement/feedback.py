@@ -104,7 +104,6 @@ def reflexion(
         lesson = await _reflection(work, course.history[-1], course.last)
         if lesson and lesson not in course.learned:
             course.learned.append(lesson)
-            work.lessons.append(lesson)
         # A later try is sampled: with advice that the model ignores, it would be the first one again.
         desk = work.aside().branch(len(course.history))
         return (await inner(replace(desk, advice=(*work.advice, *course.learned))))[0]
@@ -135,7 +134,7 @@ def critic(inner: Strategy | None = None, *, rounds: Count = 1) -> Strategy:
             sampling = Sampling(
                 max_tokens=work.max_tokens, temperature=work.temperature, seed=derive(work.seed, "critic", turn)
             )
-            talk = await loop.answer(asked, sampling)
+            talk = await work.within(loop.answer(asked, sampling))
             answer = None if talk.answer is None else work.form.parse(work.task, talk.answer)
             if answer is None or not any(record.result.ok for record in talk.calls):
                 break
@@ -156,10 +155,12 @@ def _improving(
     drafts = inner or direct()
 
     async def one(work: Work) -> Draft:
+        if judge is _checked:
+            work.require_checker()
         first, said = await judge(work, _begun(work, await drafts(work)))
         course = Course(first, said, [first], said)
         for _ in range(rounds):
-            work.note(_settled(course.best, by, course.history))
+            work.note(_settled(course.best, by, course.history, course.learned))
             before = course.best.score
             # Where nothing can be said of a draft, nothing speaks against it.
             if course.feedback is None or before is None or before >= accept:
@@ -168,7 +169,7 @@ def _improving(
             course.history.append(found)
             if found.score is not None and before < found.score >= before + margin:
                 course.best, course.feedback = found, course.last
-        return work.note(_settled(course.best, by, course.history))
+        return work.note(_settled(course.best, by, course.history, course.learned))
 
     return strategy_of(one)
 
@@ -217,5 +218,6 @@ def _said(draft: Draft) -> Message:
     return Message(role="assistant", content=draft.text or "I do not know.")
 
 
-def _settled(best: Draft, by: str, history: Sequence[Draft]) -> Draft:
-    return best.model_copy(update={"by": by, "of": tuple(history), "revised": True})
+def _settled(best: Draft, by: str, history: Sequence[Draft], learned: Sequence[str] = ()) -> Draft:
+    advice = tuple(dict.fromkeys([*best.learned, *learned]))
+    return best.model_copy(update={"by": by, "of": tuple(history), "first": history[0].begun, "learned": advice})

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 
 from pydantic import Field
 
-from autotelic.core.errors import ServingError
+from autotelic.core.errors import DeliveryError, ServingError
 from autotelic.core.words import Completion, Frozen, Message
 from autotelic.serving import TOO_LONG, Gateway, OnText, Refused, Sampling, TooLong
 
@@ -109,16 +109,18 @@ class Tally:
         uses = (("calls", bound.calls, price.calls), ("tokens", bound.tokens, price.tokens))
         for name, most, used in (*uses, ("seconds", bound.seconds, price.seconds)):
             if most is not None and used >= most:
-                self.stopped = self.stopped or name
-                raise Spent(name)
+                self.cut(spent := Spent(name))
+                raise spent
         self.calls += 1
 
-    def end(
-        self, messages: Sequence[Message], completions: Sequence[Completion], failure: str = "", *, stopped: str = ""
-    ) -> None:
-        """Note what came of it, and in a word what it stopped."""
-        self.stopped = self.stopped or stopped or failure
+    def end(self, messages: Sequence[Message], completions: Sequence[Completion], failure: str = "") -> None:
+        """Note what came of it."""
         self.steps.append(Step(messages=tuple(messages), completions=tuple(completions), failure=failure))
+
+    def cut(self, error: BaseException) -> None:
+        """Note what cut the answer short; the first that did is kept."""
+        said = str(error) if isinstance(error, Spent) else _failure(error)
+        self.stopped = self.stopped or (TOO_LONG if isinstance(error, TooLong) else said)
 
 
 class Meter(Gateway):
@@ -136,7 +138,25 @@ class Meter(Gateway):
     async def complete(
         self, messages: Sequence[Message], sampling: Sampling | None = None, on_text: OnText | None = None
     ) -> list[Completion]:
-        """See `Gateway.complete`.
+        """See `Gateway.complete`; gives fewer where the budget ended, or a call failed, between two requests for them.
+
+        Raises:
+            Spent: the budget was spent before there was any.
+        """
+        made: list[Completion] = []
+        try:
+            async for found in self.requests(messages, sampling or Sampling(), on_text):
+                made += found
+        except (Spent, ServingError) as error:
+            if not made or isinstance(error, DeliveryError):
+                raise
+            self.tally.cut(error)
+        return made
+
+    async def request(
+        self, messages: Sequence[Message], sampling: Sampling, on_text: OnText | None = None
+    ) -> list[Completion]:
+        """See `Gateway.request`.
 
         Raises:
             Spent: the budget is spent, or its time ended while the model was speaking.
@@ -145,14 +165,21 @@ class Meter(Gateway):
             self.tally.begin()
             try:
                 async with asyncio.timeout(self.tally.left):
-                    found = await self._gateway.complete(messages, sampling, on_text)
+                    found = await self._gateway.request(messages, sampling, on_text)
             except TimeoutError:
                 self.tally.end(messages, (), "seconds")
-                raise Spent("seconds") from None
+                self.tally.cut(spent := Spent("seconds"))
+                raise spent from None
             except ServingError as error:
-                self.tally.lost = self.tally.lost or not isinstance(error, Refused)
-                said = f"{type(error).__name__}: {error}"
-                self.tally.end(messages, (), said, stopped=TOO_LONG if isinstance(error, TooLong) else said)
+                self.tally.end(messages, (), _failure(error))
+                # Another refusal may be answered by asking otherwise, as the tool loop does.
+                if isinstance(error, TooLong) or not isinstance(error, Refused):
+                    self.tally.cut(error)
+                    self.tally.lost = self.tally.lost or not isinstance(error, TooLong)
                 raise
             self.tally.end(messages, found)
             return found
+
+
+def _failure(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

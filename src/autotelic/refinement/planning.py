@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
+
+from pydantic import Field
 
 from autotelic.core.words import Message
 from autotelic.refinement.work import Count, Draft, Strategy, Work, strategy_of
@@ -35,7 +38,7 @@ def plan_and_solve(*, plan_tokens: Count = 96) -> Strategy:
     return strategy_of(one)
 
 
-def least_to_most(*, most: Count = 3, step_tokens: Count = 64) -> Strategy:
+def least_to_most(*, most: Annotated[Count, Field(le=16)] = 3, step_tokens: Count = 64) -> Strategy:
     """Split the task into simpler questions, answer them in turn, each with those before it, then the task.
 
     Source: arXiv 2205.10625, "Least-to-Most Prompting Enables Complex Reasoning in Large Language Models".

@@ -12,8 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from autotelic.core.waiting import side_by_side
 from autotelic.core.words import Message
-from autotelic.refinement.work import Count, Draft, Strategy, Work, side_by_side, strategy_of
+from autotelic.refinement.work import Count, Draft, Strategy, Width, Work, strategy_of
 
 __all__ = ["monte_carlo", "tree_of_thoughts"]
 
@@ -47,11 +48,11 @@ class Node:
         return self.value + exploration * math.sqrt(math.log(self.parent.visits) / self.visits)
 
 
-def tree_of_thoughts(*, width: Count = 3, beam: Count = 2, depth: Count = 2) -> Strategy:
+def tree_of_thoughts(*, width: Width = 3, beam: Width = 2, depth: Count = 2) -> Strategy:
     """Grow chains of thoughts level by level and keep the best; the best chain is answered from.
 
     Source: arXiv 2305.10601, "Tree of Thoughts: Deliberate Problem Solving with Large Language Models" (breadth first,
-    thoughts sampled, each chain rated by itself).
+    thoughts sampled, each chain rated by itself). Deviation: under a budget a direct answer is asked for first.
 
     Args:
         width: thoughts sampled after each chain.
@@ -60,6 +61,7 @@ def tree_of_thoughts(*, width: Count = 3, beam: Count = 2, depth: Count = 2) -> 
     """
 
     async def one(work: Work) -> Draft:
+        await work.ensure_answer()
         chains = [Node()]
         for _ in range(depth):
             families = await side_by_side(_expand(work, node, width) for node in chains)
@@ -80,9 +82,9 @@ def tree_of_thoughts(*, width: Count = 3, beam: Count = 2, depth: Count = 2) -> 
 def monte_carlo(
     *,
     iterations: Count = 8,
-    width: Count = 3,
+    width: Width = 3,
     depth: Count = 2,
-    exploration: Annotated[float, Field(ge=0)] = 1.0,
+    exploration: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0,
     by: Literal["critic", "checker"] = "critic",
 ) -> Strategy:
     """Monte Carlo tree search over thoughts: walk down by UCT, grow, answer from there, and carry its value up.
@@ -104,6 +106,8 @@ def monte_carlo(
         return (await work.judge(draft)).confidence or 0.0
 
     async def one(work: Work) -> Draft:
+        if by == "checker":
+            work.require_checker()
         root, drafts = Node(), list[Draft]()
         for _ in range(iterations):
             node = root

@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from autotelic.core.texts import comparable
+from autotelic.core.waiting import side_by_side
 from autotelic.core.words import Message
 from autotelic.refinement.decoding import direct
 from autotelic.refinement.voting import vote
-from autotelic.refinement.work import Count, Draft, Strategy, Work, side_by_side, strategy_of
+from autotelic.refinement.work import Count, Draft, Strategy, Width, Work, strategy_of
 
 __all__ = ["conversation", "debate", "mixture"]
 
@@ -28,7 +29,7 @@ MERGE = "Several people answered this task:\n{others}\nSome of it may be wrong. 
 def debate(
     inner: Strategy | None = None,
     *,
-    speakers: Annotated[int, Field(ge=2, le=1000)] = 3,
+    speakers: Annotated[Width, Field(ge=2)] = 3,
     rounds: Count = 2,
     topology: Topology = "full",
 ) -> Strategy:
@@ -49,8 +50,7 @@ def debate(
     async def one(work: Work) -> Draft:
         desks = [work.speaker(i).branch(i) for i in range(speakers)]
         said = await _first_answers(inner, desks)
-        opening = vote(said).winner
-        work.note(opening)
+        opening = work.note(vote(said).winner)
         history = [opening, *said]
         for turn in range(rounds):
             heard = [[said[other] for other in _neighbours(i, speakers, topology)] for i in range(speakers)]
@@ -69,11 +69,13 @@ def debate(
 def _argued(said: Sequence[Draft], history: Sequence[Draft]) -> Draft:
     """Return what a debate has come to; its history begins with what the first answers came to."""
     winner, share, _ = vote(said)
-    return winner.model_copy(update={"by": "debate", "score": share, "of": tuple(history), "revised": True})
+    return winner.model_copy(update={"by": "debate", "score": share, "of": tuple(history), "first": history[0].begun})
 
 
-def mixture(inner: Strategy | None = None, *, n: Count = 3, layers: Count = 1) -> Strategy:
+def mixture(inner: Strategy | None = None, *, n: Width = 3, layers: Count = 1) -> Strategy:
     """Mixture of agents: every speaker of a layer sees all answers of the layer before; one speaker merges the last.
+
+    Where nothing can be read from the merged answer, what the first layer votes for stands.
 
     Source: arXiv 2406.04692, "Mixture-of-Agents Enhances Large Language Model Capabilities".
 
@@ -87,13 +89,14 @@ def mixture(inner: Strategy | None = None, *, n: Count = 3, layers: Count = 1) -
     async def one(work: Work) -> Draft:
         desks = [work.speaker(i).branch(i) for i in range(n)]
         said = await _first_answers(inner, desks)
-        history = list(said)
-        work.note(vote(said).winner)
+        opening = work.note(vote(said).winner)
+        history = [opening, *said]
         for _ in range(1, layers):
             said = await side_by_side([_merged(desk, said) for desk in desks])
             history += said
         best = await _merged(work, said)
-        return work.note(best.model_copy(update={"of": (*history, best)}))
+        merged = opening if best.answer is None else best
+        return work.note(merged.model_copy(update={"by": "mixture", "of": (*history, best), "first": opening.begun}))
 
     return strategy_of(one)
 

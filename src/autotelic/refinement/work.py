@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
@@ -29,6 +29,7 @@ from autotelic.serving import Gateway, Sampling
 from autotelic.tools import Toolbox
 
 __all__ = [
+    "IN_TURN",
     "LIKELIEST",
     "Answer",
     "Count",
@@ -39,20 +40,24 @@ __all__ = [
     "Share",
     "Strategy",
     "Surety",
+    "Width",
     "Work",
     "answer_task",
-    "side_by_side",
     "strategy_of",
 ]
 
 T = TypeVar("T")
 Examples = Callable[[int], Awaitable[Sequence[tuple[Message, ...]]]]
 """Gives the turns of up to so many solved examples that are like the task, the nearest first."""
-Count = Annotated[int, Field(ge=1, le=1000)]
-"""A parameter that counts something; bounded, because a request from outside may name it."""
+IN_TURN = "in turn"
+"""Marks a parameter that counts what goes one after the other: see `fan_out`."""
+Width = Annotated[int, Field(ge=1, le=1000, strict=True)]
+"""A parameter that counts what may go side by side; bounded, because a request from outside may name it."""
+Count = Annotated[Width, IN_TURN]
+"""A parameter that counts what goes one after the other."""
 Share = Annotated[float, Field(ge=0, le=1)]
 """A parameter in [0, 1]."""
-Heat = Annotated[float, Field(ge=0)]
+Heat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A temperature."""
 LIKELIEST = 20
 """Tokens in one place that a server tells the log-probabilities of; OpenAI's bound."""
@@ -83,8 +88,15 @@ class Draft(Frozen):
     """How sure the model was of its tokens, on average, nats: see `Surety`. `None` where it was not asked for."""
     of: tuple[Draft, ...] = ()
     """Drafts that it was chosen from or made of, in their order."""
-    revised: bool = False
-    """Whether `of` is a history of revisions, the first draft first."""
+    first: Draft | None = None
+    """What was there before the revisions that led to it, `None` if nothing was revised."""
+    learned: tuple[str, ...] = ()
+    """Advice that was drawn on the way to it, for a memory."""
+
+    @property
+    def begun(self) -> Draft:
+        """The draft before all revisions: itself, if there were none."""
+        return self.first or self
 
 
 class Answer(Frozen):
@@ -100,8 +112,6 @@ class Answer(Frozen):
     """What kept the strategy from its end: `calls`, `tokens` or `seconds` spent, `too_long`, or a failed call."""
     lost: bool = False
     """Whether a call got no answer because the model could not be reached: nothing against the strategy."""
-    lessons: tuple[str, ...] = ()
-    """Advice that the strategy drew on the way, for a memory."""
 
     @property
     def text(self) -> str | None:
@@ -180,9 +190,7 @@ class Work:
     critic: str | None = None
     """System prompt of the critic; by default its own."""
     best: list[Draft] = field(default_factory=list)
-    """Noted drafts, the best last: what comes out if the strategy is stopped."""
-    lessons: list[str] = field(default_factory=list)
-    """See `Answer.lessons`."""
+    """Noted drafts, the best last: what comes out if the strategy is stopped, or ends without an answer."""
 
     def prompt(self, *more: Message) -> tuple[Message, ...]:
         """Return the opening, with the advice in its system prompt, and `more` after it.
@@ -251,17 +259,25 @@ class Work:
             self.best.append(draft)
         return draft
 
-    async def check(self, draft: Draft) -> bool | None:
-        """Have the environment's checker judge a draft, `None` for no verdict.
+    def require_checker(self) -> None:
+        """Refuse to go on where the checker may not be used.
 
         Raises:
-            UsageError: the checker may not be used here.
+            UsageError: it may not.
         """
         if not self.may_check:
             raise UsageError(
                 "this strategy asks the environment's checker, which may not be used while answering here: it would "
                 "look at the key. Choose by the critic or by certainty."
             )
+
+    async def check(self, draft: Draft) -> bool | None:
+        """Have the environment's checker judge a draft, `None` for no verdict.
+
+        Raises:
+            UsageError: the checker may not be used here.
+        """
+        self.require_checker()
         score = (await self.form.check(self.task, draft.answer)).score
         return None if score is None else score == 1.0
 
@@ -274,6 +290,26 @@ class Work:
         if draft.answer is None:
             return Critique(trajectory_id="", verdict="wrong", confidence=0.0, fault="there is no answer")
         return await Critic(self.meter, system=self.critic).judge("", self.task.question, draft.answer, seed=self.seed)
+
+    async def within(self, doing: Awaitable[T]) -> T:
+        """Wait for what is more than a call of the model, e.g. tools, as long as the budget's seconds last.
+
+        Raises:
+            Spent: they are over.
+        """
+        tally = self.meter.tally
+        try:
+            async with asyncio.timeout(tally.left):
+                return await doing
+        except TimeoutError:
+            tally.cut(spent := Spent("seconds"))
+            raise spent from None
+
+    async def ensure_answer(self) -> None:
+        """Under a budget, note a direct answer first, for what else has none to give until many calls were made."""
+        if str(self.meter.tally.budget):
+            (said,) = await self.ask(self.prompt())
+            self.note(self.draft(said, "direct"))
 
     def speaker(self, index: int) -> Work:
         """Return the work of the `index`-th of those who take part: this model, then the others, in turn."""
@@ -288,33 +324,16 @@ async def answer_task(strategy: Strategy, work: Work) -> Answer:
         DeliveryError: no policy is proved; the run must stop.
         UsageError: the strategy cannot be used with this work.
     """
+    tally, draft = work.meter.tally, Draft(text="", answer=None, by="nothing")
     try:
         draft = (await strategy(work))[0]
     except DeliveryError:
         raise
-    except (Spent, ServingError):
-        draft = work.best[-1] if work.best else Draft(text="", answer=None, by="nothing")
-    return Answer(
-        draft=draft,
-        price=work.meter.tally.price,
-        steps=tuple(work.meter.tally.steps),
-        stopped=work.meter.tally.stopped,
-        lost=work.meter.tally.lost,
-        lessons=tuple(work.lessons),
-    )
-
-
-async def side_by_side(calls: Iterable[Awaitable[T]]) -> list[T]:
-    """Make calls side by side; if one fails the others are waited for, so that nothing is asked after the answer.
-
-    Raises:
-        Spent, ServingError: what the first that failed raised.
-    """
-    found = await asyncio.gather(*calls, return_exceptions=True)
-    for one in found:
-        if isinstance(one, BaseException):
-            raise one
-    return [one for one in found if not isinstance(one, BaseException)]
+    except (Spent, ServingError) as error:
+        tally.cut(error)
+    if work.best and (draft.by == "nothing" or (draft.answer is None and work.best[-1].answer is not None)):
+        draft = work.best[-1]
+    return Answer(draft=draft, price=tally.price, steps=tuple(tally.steps), stopped=tally.stopped, lost=tally.lost)
 
 
 def strategy_of(one: Callable[[Work], Awaitable[Draft]]) -> Strategy:
@@ -338,4 +357,6 @@ async def _several(work: Work, n: int, one: Callable[[Work], Awaitable[Draft]]) 
     drafts = [draft for draft in found if isinstance(draft, Draft)]
     if not drafts:
         raise failures[0]
+    for error in failures:
+        work.meter.tally.cut(error)
     return drafts

@@ -60,7 +60,7 @@ class Backend(Protocol):
     """Whether a model's calls of tools come apart from its text. If not, they are the text."""
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling, policy: int | None) -> list[Completion]:
-        """Return `sampling.n` completions, marked with `policy`.
+        """Return up to `sampling.n` completions, at least one, marked with `policy`.
 
         Raises:
             Unavailable: another attempt may succeed.
@@ -229,13 +229,8 @@ class LiteLLMBackend:
         self._call = {"model": model} | {name: value for name, value in known.items() if value is not None}
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling, policy: int | None) -> list[Completion]:
-        """See `Backend.complete`. Providers that give one answer a request are asked n times."""
-        body = self._body(messages, sampling)
-        found: list[Completion] = []
-        while len(found) < sampling.n:
-            answer = await self._ask(body | {"n": sampling.n - len(found)})
-            found.extend(completions(answer, policy))
-        return found[: sampling.n]
+        """See `Backend.complete`."""
+        return completions(await self._ask(self._body(messages, sampling)), policy)[: sampling.n]
 
     async def stream(
         self, messages: Sequence[Message], sampling: Sampling, policy: int | None, on_text: OnText

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autotelic.core.errors import DeliveryError, ServingError
+from autotelic.core.seeds import derive
 from autotelic.core.words import Completion, Message
 from autotelic.serving.backends import Backend, OnText, Streaming, TooLong, Unavailable
 from autotelic.serving.sampling import Sampling
@@ -75,7 +76,9 @@ class Gateway:
     async def complete(
         self, messages: Sequence[Message], sampling: Sampling | None = None, on_text: OnText | None = None
     ) -> list[Completion]:
-        """Return `sampling.n` completions, all by the policy that was proved when the request began.
+        """Return `sampling.n` completions, each by the policy that was proved when its request began.
+
+        A back end that gives fewer in one request is asked again for the rest, with another seed.
 
         Args:
             messages: the conversation.
@@ -87,7 +90,26 @@ class Gateway:
             TooLong: the prompt leaves no room for an answer.
             ServingError: the server refused the request, or gave no answer in all attempts.
         """
-        sampling = sampling if sampling is not None else Sampling()
+        return [one async for found in self.requests(messages, sampling or Sampling(), on_text) for one in found]
+
+    async def requests(
+        self, messages: Sequence[Message], sampling: Sampling, on_text: OnText | None = None
+    ) -> AsyncIterator[list[Completion]]:
+        """Make as many requests as it takes to have `sampling.n` completions; gives those of each."""
+        made, rest = 0, sampling
+        while made < sampling.n:
+            found = await self.request(messages, rest, on_text)
+            made += len(found)
+            yield found
+            if not found:
+                break
+            seed = None if sampling.seed is None else derive(sampling.seed, made)
+            rest = replace(sampling, n=max(1, sampling.n - made), seed=seed)
+
+    async def request(
+        self, messages: Sequence[Message], sampling: Sampling, on_text: OnText | None = None
+    ) -> list[Completion]:
+        """Make one request; what comes of it may be fewer completions than `sampling.n`. Raises as `complete` does."""
         async with self._limit, self._reading():
             found = await self._try(messages, sampling, on_text)
         self.counters.calls += 1
