@@ -19,7 +19,7 @@ from autotelic.graphs.ask import GraphContext
 from autotelic.graphs.chats import Chats, open_chats
 from autotelic.graphs.chatting import ChatContext, build_chat
 from autotelic.graphs.oversight import answer, decided
-from autotelic.serving import Gateway, Sampling, ScriptedBackend
+from autotelic.serving import Gateway, Sampling, ScriptedBackend, TooLong
 from autotelic.store import ApprovalRow, DecisionRow, Ledger
 from autotelic.tools import Toolbox, tool
 
@@ -450,3 +450,53 @@ async def test_what_was_decided_in_one_act_is_asked_again_in_the_next(tmp_path: 
             async for _ in opened.answer(chat, False):
                 pass
         assert done == ["x"] and [row.answer for row in ledger.rows(DecisionRow, order="number")] == [True, False]
+
+
+async def test_a_strategy_calls_no_tool_that_a_person_has_to_allow(tmp_path: Path) -> None:
+    done: list[str] = []
+    model = Caller([call("write", text="five")], [call("add", a=1, b=1)])
+    async with tooled(tmp_path, model, done) as opened:
+        chat = (await opened.begin()).id
+        first = await act(opened, chat, Say(text="Write 5", who=Who(strategy="tool_loop")))
+        assert done == [] and await opened.question(chat) is None
+        assert first.answer == "it says 2", "the call that is not offered came to nothing, the next one to a sum"
+        await act(opened, chat, Compare(who=(Who(strategy="tool_loop"), Who(strategy="direct"))))
+        assert done == []
+
+
+async def test_a_strategy_hears_what_was_said_as_it_was_said(tmp_path: Path) -> None:
+    model = Caller()
+    async with tooled(tmp_path, model, []) as opened:
+        chat = (await opened.begin()).id
+        await act(opened, chat, Say(text="one"))
+        await act(opened, chat, Say(text="two", who=Who(strategy="direct")))
+        assert [m.content for m in model.asked[-1] if m.role == "assistant"] == ["it says one"]
+        await act(opened, chat, Compare(who=(Who(), Who(strategy="direct"))))
+        assert all('{"answer"' not in m.content for talk in model.asked[-2:] for m in talk)
+
+
+async def test_an_answer_carries_what_it_cost_and_what_it_was_made_of(tmp_path: Path) -> None:
+    async with chats(tmp_path, Model(False, True)) as opened:
+        chat = (await opened.begin()).id
+        plain = await act(opened, chat, Say(text="What?"))
+        assert [d.price is not None and d.price.calls for d in plain.drafts] == [1, 1]
+        [voted] = (await act(opened, chat, Say(text="And?", who=Who(strategy="self_consistency(n=3)")))).drafts
+        assert voted.price is not None and voted.price.tokens > 0 and len(voted.of) == 3 and voted.stopped == ""
+    async with tooled(tmp_path / "more", Caller([call("add", a=2, b=3)]), [], rounds=0) as opened:
+        [said] = (await act(opened, (await opened.begin()).id, Say(text="2 + 3?"))).drafts
+        assert said.price is not None and said.price.calls == 2, "of all turns with tools"
+
+
+async def test_what_was_said_first_is_left_out_for_a_strategy_too(tmp_path: Path) -> None:
+    class Short(Model):
+        def _say(self, messages: Sequence[Message], sampling: Sampling) -> list[str]:
+            if len(messages) > 4:
+                raise TooLong("no room")
+            return super()._say(messages, sampling)
+
+    model = Short()
+    async with chats(tmp_path, model, rounds=0) as opened:
+        chat = (await opened.begin()).id
+        await act(opened, chat, *(Say(text=f"question {n}") for n in range(2)))
+        turn = await act(opened, chat, Say(text="the last", who=Who(strategy="self_consistency(n=3)")))
+    assert turn.answer is not None and "to the last" in turn.answer and len(model.asked[-1]) == 4

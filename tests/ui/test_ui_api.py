@@ -43,6 +43,7 @@ async def test_an_answer_says_who_gave_it_and_what_it_cost(served: Served) -> No
     (choice,) = found["choices"]
     assert choice["message"] == {"role": "assistant", "content": "policy-0 heard: one two"}
     assert choice["finish_reason"] == "stop" and found["system_fingerprint"] == "policy-0"
+    assert found["usage"].pop("prompt_tokens_details") == {"cached_tokens": 0}
     assert found["usage"] == {"prompt_tokens": 2, "completion_tokens": 4, "total_tokens": 6}
 
 
@@ -110,12 +111,18 @@ async def test_a_strategy_answers_at_the_price_of_all_its_calls(served: Served, 
     assert found["choices"][0]["message"]["content"] == "policy-0 heard: x"
     assert found["usage"]["completion_tokens"] >= 3 * 2 and [s.n for _, s in model.asked[:2]] == [1, 2]
     assert "policy-0 heard: x" in streamed.text
+    told = found["autotelic"]
+    assert (told["calls"], told["stopped"]) == (2, "") and len(told["drafts"]) == 3 and told["seconds"] >= 0
+    assert {draft["by"] for draft in told["drafts"]} == {"direct"}
+    assert found["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
+    assert '"autotelic": {"calls": ' in streamed.text
 
 
 async def test_the_budget_bounds_what_a_caller_may_cost(served: Served, model: Model) -> None:
     async with served() as client:
-        await client.post(PATH, json=chat("x", "champion:monte_carlo(iterations=500)"))
-    assert len(model.asked) <= 17
+        found = (await client.post(PATH, json=chat("x", "champion:mixture(n=3, layers=40)"))).json()
+    assert len(model.asked) == 16
+    assert found["autotelic"]["stopped"] == "calls" and found["choices"][0]["finish_reason"] == "length"
 
 
 async def test_a_graph_answers(served: Served, model: Model) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import socket
 import threading
@@ -318,6 +319,11 @@ def test_two_are_compared_and_a_file_is_given(served: Served, visiting: Visiting
     expect(page.locator(".answer pre")).to_contain_text("by policy-1")
     page.reload(wait_until="networkidle")
     expect(page.locator("#who")).to_have_value("policy-1")
+    visit.check()
+    page.locator("#who").fill("policy-1:self-consistency-3")
+    page.locator("[data-key=retry]").click()
+    expect(page.locator(".how summary")).to_contain_text(re.compile(r"1 draft; \d calls?, \d+ tokens"))
+    expect(page.locator(".how .said b:visible", has_text="made of, direct")).to_have_count(3)
     visit.check()
 
 

@@ -76,3 +76,11 @@ def test_a_name_of_a_chat_is_text(tmp_path: Path) -> None:
     asyncio.run(begin())
     found = CliRunner().invoke(app, ["chat", "--list", "--threads", str(tmp_path / "threads.sqlite")])
     assert found.exit_code == 0 and "[/b]" in found.stdout and "\x1b" not in found.stdout
+
+
+async def test_the_drafts_of_a_strategy_are_shown_with_what_they_cost(tmp_path: Path) -> None:
+    async with talking(tmp_path) as talk:
+        await say(talk, "/who champion:self-consistency-3")
+        await say(talk, "owls")
+        told = await say(talk, "/drafts")
+        assert told.count("made of (direct") == 3 and "price: 3 calls, " in told

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator
 from autotelic.agents import CallRecord
 from autotelic.core.errors import UsageError
 from autotelic.core.words import Critique, Frozen, Message
+from autotelic.refinement import Draft, Price
 
 __all__ = [
     "TALK",
@@ -161,6 +162,18 @@ class Said(Frozen):
     """Tools that were called for it, in their order, with what came of each."""
     critique: Critique | None = None
     """The critic's judgement, if one was asked for."""
+    price: Price | None = None
+    """What it cost; in chats of before it was kept `None`."""
+    stopped: str = ""
+    """What cut the strategy short that it is by, see `Answer.stopped`."""
+    of: tuple[Draft, ...] = ()
+    """The drafts that a strategy made it of, without those that these are made of."""
+
+    @property
+    def told(self) -> str:
+        """What it cost and what cut it short, in words."""
+        parts = [*([str(self.price)] if self.price else []), *([f"cut short: {self.stopped}"] if self.stopped else [])]
+        return "; ".join(parts)
 
 
 class Turn(Frozen):

@@ -28,8 +28,8 @@ from autotelic.graphs.acts import TALK, Said, Say, Turn, Who, acted, prompt_of, 
 from autotelic.graphs.ask import GraphContext, opening
 from autotelic.graphs.refine import open_work
 from autotelic.graphs.strategy_solver import reached
-from autotelic.refinement import build_strategy
-from autotelic.serving import Sampling, TooLong
+from autotelic.refinement import Meter, Price, build_strategy
+from autotelic.serving import TOO_LONG, Sampling, TooLong
 from autotelic.tools import ToolResult
 
 __all__ = ["ChatContext", "ChatState", "Speaking", "build_chat", "turns_of"]
@@ -52,6 +52,8 @@ class _Work(Frozen):
     """Whether those of them that a person had to allow may be made."""
     turns: int = 0
     """Turns of the model."""
+    price: Price = Price()
+    """What they cost."""
 
 
 class ChatState(TypedDict, total=False):
@@ -151,7 +153,7 @@ class _Chat:
                 work, text = await self._turn(work, turn.question)
             if text is None:
                 return {"work": work.model_dump(mode="json")}
-            drafted = Said(text=text, policy=policy, calls=work.calls)
+            drafted = Said(text=text, policy=policy, calls=work.calls, price=work.price)
         else:
             drafted = await self._speak(turn.who, list(work.messages), turn.question, len(turn.drafts), node="draft")
         turn = turn.model_copy(update={"drafts": (*turn.drafts, drafted), "memory_ids": work.memory_ids})
@@ -216,7 +218,7 @@ class _Chat:
     async def compare(self, state: ChatState) -> ChatState:
         turns = turns_of(state)
         turn, act = turns[-1], read_act(state.get("act"))
-        messages, _ = await self._prompt(turns)
+        messages, _ = await self._prompt(turns, spoken=False)
         found = [await self._speak(who, messages, turn.question, 0, node="compare", aloud=False) for who in act.who]
         Random(derive(0, turn.id, "order")).shuffle(found)  # who is who is told by the choice
         return _with([*turns[:-1], turn.model_copy(update={"pair": tuple(found), "chosen": None})])
@@ -224,11 +226,12 @@ class _Chat:
     async def _begun(self, turns: list[Turn]) -> _Work:
         """The beginning of a draft: what was said, and what is to be mended."""
         turn = turns[-1]
-        messages, ids = await self._prompt(turns)
+        spoken = self._spoken and turn.who.strategy is None
+        messages, ids = await self._prompt(turns, spoken=spoken)
         fault = _fault(turn)
         if fault is not None:
             last = turn.answer if turn.complaints and turn.answer is not None else turn.drafts[-1].text
-            said = Message(role="assistant", content=answering(last) if self._spoken else last)
+            said = Message(role="assistant", content=answering(last) if spoken else last)
             messages = [*messages, said, Message(role="user", content=_MEND.format(fault=fault))]
         return _Work(messages=tuple(messages), memory_ids=ids)
 
@@ -241,11 +244,13 @@ class _Chat:
                 write({"node": "draft", "token": text})
 
         sampling = Sampling(temperature=0.0, max_tokens=answers.max_tokens)
-        loop = await self._loop.narrowed(question)
+        meter = Meter(answers.gateway)
+        loop = await ToolLoop(meter, answers.toolbox, answers.bounds, answers.picker).narrowed(question)
         turn = await loop.turn(work.messages, work.calls, sampling, heard)
         count = work.turns + 1
         cut = turn.completion.finish_reason == "length" or count >= answers.bounds.turns
-        fresh = {"messages": (*work.messages, *turn.messages), "pending": turn.calls, "turns": count}
+        price = work.price + meter.tally.price
+        fresh = {"messages": (*work.messages, *turn.messages), "pending": turn.calls, "turns": count, "price": price}
         work = work.model_copy(update=fresh)
         if turn.answer is None and not cut:
             return work, None
@@ -254,11 +259,11 @@ class _Chat:
             write({"node": "draft", "token": text})
         return work, text
 
-    async def _prompt(self, turns: list[Turn]) -> tuple[list[Message], tuple[str, ...]]:
-        first, ids = await opening(self._context.answers, TALK, turns[-1].question, spoken=self._spoken)
+    async def _prompt(self, turns: list[Turn], *, spoken: bool) -> tuple[list[Message], tuple[str, ...]]:
+        first, ids = await opening(self._context.answers, TALK, turns[-1].question, spoken=spoken)
         *head, _ = first  # its last message is the bare question
         said = prompt_of(turns)[1:]
-        if self._spoken:  # in the form that it is to answer in
+        if spoken:  # in the form that it is to answer in
             said = [
                 one.model_copy(update={"content": answering(one.content)}) if one.role == "assistant" else one
                 for one in said
@@ -272,13 +277,16 @@ class _Chat:
         async with self._context.speaking(who.policy) as policy:
             while True:
                 try:
-                    return Said(text=await self._text(who, messages, question, index, node, aloud), policy=policy)
+                    found = await self._found(who, messages, question, index, node, aloud)
+                    return found.model_copy(update={"policy": policy})
                 except TooLong:
                     if len(messages) < 4:
                         raise
                     messages = [messages[0], *messages[3:]]
 
-    async def _text(self, who: Who, messages: list[Message], question: str, index: int, node: str, aloud: bool) -> str:
+    async def _found(
+        self, who: Who, messages: list[Message], question: str, index: int, node: str, aloud: bool
+    ) -> Said:
         answers, write = self._context.answers, get_stream_writer()
 
         def heard(text: str) -> None:
@@ -286,13 +294,20 @@ class _Chat:
                 write({"node": node, "token": text})
 
         if who.strategy is not None:
+            # A strategy asks nobody between its calls: tools that a person has to allow are not for it.
+            answers = replace(answers, toolbox=answers.toolbox.without(self._context.asks))
             work = replace(open_work(answers, messages, question), seed=derive(0, question, index))
             found = await reached(build_strategy(who.strategy), work, partly=True)
+            if found.text is None and found.stopped == TOO_LONG:
+                raise TooLong("the conversation does not fit the model")
             text = found.text if found.text is not None else found.draft.text
             heard(text)
-            return text
+            drafts = tuple(one.model_copy(update={"of": (), "first": None}) for one in found.draft.of)
+            return Said(text=text, price=found.price, stopped=found.stopped, of=drafts)
+        meter = Meter(answers.gateway)
         sampling = Sampling(temperature=0.0, max_tokens=answers.max_tokens)
-        return (await answers.gateway.complete(messages, sampling, heard))[0].text.strip()
+        [said] = await meter.complete(messages, sampling, heard)
+        return Said(text=said.text.strip(), price=meter.tally.price)
 
 
 def turns_of(state: ChatState) -> list[Turn]:

@@ -51,6 +51,14 @@ class Price(Frozen):
         """Tokens of prompts and completions."""
         return self.prompt_tokens + self.completion_tokens
 
+    def __add__(self, other: Price) -> Price:
+        """Return the price of both, one after the other."""
+        return Price(**{name: getattr(self, name) + getattr(other, name) for name in Price.model_fields})
+
+    def __str__(self) -> str:
+        """The price in words."""
+        return f"{self.calls} call{'s' * (self.calls != 1)}, {self.tokens:,} tokens, {self.seconds:.1f} s"
+
 
 class Step(Frozen):
     """One request to the model and what it said."""

@@ -17,7 +17,7 @@ from autotelic.graphs.refine import open_work
 from autotelic.graphs.running import compiled
 from autotelic.graphs.session import as_dicts
 from autotelic.graphs.strategy_solver import reached
-from autotelic.refinement import Meter, Price, Spent, build_strategy
+from autotelic.refinement import Draft, Meter, Price, Spent, build_strategy
 from autotelic.serving import OnText, Sampling
 from autotelic.serving.openai_wire import ChatRequest, said
 from autotelic.ui.names import Named, read_name
@@ -38,8 +38,12 @@ class Reply:
 
     choices: list[tuple[dict[str, Any], str]]
     """Message and reason of each answer, as OpenAI has them."""
-    usage: tuple[int, int]
-    """Tokens of the prompts and of the completions, all calls; of a graph that holds a model of its own, none."""
+    price: Price
+    """Of all calls; of a graph that holds a model of its own, nothing but the time."""
+    stopped: str = ""
+    """What cut a strategy short, see `Answer.stopped`."""
+    drafts: Sequence[Draft] = ()
+    """What a strategy made its answer of."""
     policy: int | None = None
     """Number of the policy that answered, `None` for a remote model."""
 
@@ -107,14 +111,14 @@ class Answerer:
         return replace(reply, policy=policy)
 
     async def _itself(self, asked: ChatRequest, on_text: OnText | None) -> Reply:
-        gateway = self._context.gateway
-        apart = gateway.backend.calls_apart
+        meter = Meter(self._context.gateway)
+        apart = meter.backend.calls_apart
         default = replace(_DEFAULT, max_tokens=self._context.max_tokens)
         sampling = asked.sampling(default, apart=apart)
         live = None if sampling.tools else on_text  # a turn that may be a call is no text yet
-        found = await gateway.complete(asked.conversation(apart=apart), sampling, live)
+        found = await meter.complete(asked.conversation(apart=apart), sampling, live)
         choices = [said(completion, tools=bool(sampling.tools) and not apart) for completion in found]
-        return Reply(choices, (found[0].prompt_tokens, sum(one.completion_tokens for one in found)))
+        return Reply(choices, meter.tally.price)
 
     async def _by_strategy(self, strategy: str, asked: ChatRequest) -> Reply:
         _refuse(asked, "a strategy")
@@ -125,8 +129,9 @@ class Answerer:
         work = open_work(self._bounded(asked), messages, question)
         work = replace(work, temperature=asked.temperature or 0.0, seed=asked.seed or 0)
         found = await reached(build_strategy(strategy), work, partly=True)
-        text, reason = (found.draft.text, "length") if found.text is None else (found.text, "stop")
-        return Reply([_text(text, reason)], _spent(found.price))
+        text = found.draft.text if found.text is None else found.text
+        reason = "length" if found.text is None or found.stopped else "stop"
+        return Reply([_text(text, reason)], found.price, found.stopped, found.draft.of)
 
     def _bounded(self, asked: ChatRequest) -> GraphContext:
         most = asked.max_completion_tokens or asked.max_tokens or self._context.max_tokens
@@ -155,7 +160,7 @@ class Answerer:
         if state.get("__interrupt__"):
             raise UsageError("the graph waits for a person. Run it with `autotelic run`, where it can be answered.")
         reason = "length" if state.get("reason") == "truncated" else "stop"
-        return Reply([_text(_answer_of(state), reason)], _spent(meter.tally.price))
+        return Reply([_text(_answer_of(state), reason)], meter.tally.price)
 
 
 def _refuse(asked: ChatRequest, whose: str) -> None:
@@ -174,10 +179,6 @@ def _question(messages: Sequence[Message]) -> str:
 
 def _text(text: str, reason: str) -> tuple[dict[str, Any], str]:
     return {"role": "assistant", "content": text}, reason
-
-
-def _spent(price: Price) -> tuple[int, int]:
-    return price.prompt_tokens, price.completion_tokens
 
 
 def _answer_of(state: Mapping[str, Any]) -> str:

@@ -40,7 +40,7 @@ class _Api:
                 if asked.stream:
                     return await self._streamed(request, asked, seen, observing)
                 reply = await _unless_gone(request, self._answerer.answer(asked))
-                seen.policy, seen.usage = reply.policy, reply.usage
+                seen.policy, seen.usage = reply.policy, _usage(reply)
                 return JSONResponse(_body(asked, reply))
             except Exception as error:
                 seen.status, body = _refusal(error)
@@ -136,13 +136,13 @@ async def _stream(
         seen.status, body = _refusal(error)
         yield event(body)
         return
-    seen.policy, seen.usage = reply.policy, reply.usage
+    seen.policy, seen.usage = reply.policy, _usage(reply)
     body = {**_body(asked, reply), **head}
     if first is None:
         for piece in pieces(body, counted=asked.counted):
             yield piece
         return
-    head["system_fingerprint"] = body["system_fingerprint"]
+    head |= {name: body[name] for name in ("system_fingerprint", "autotelic")}
     yield chunk(head, {}, body["choices"][0]["finish_reason"])
     if asked.counted:
         yield event({**head, "object": "chat.completion.chunk", "choices": [], "usage": body["usage"]})
@@ -169,9 +169,17 @@ async def _gone(request: Request) -> None:
 
 
 def _body(asked: ChatRequest, reply: Reply) -> dict[str, Any]:
-    body = answer_body(asked.model, reply.choices, reply.usage)
+    body = answer_body(asked.model, reply.choices, _usage(reply))
+    body["usage"]["prompt_tokens_details"] = {"cached_tokens": reply.price.cached_tokens}
     # OpenAI's field for what stood behind an answer.
-    return {**body, "system_fingerprint": None if reply.policy is None else f"policy-{reply.policy}"}
+    body["system_fingerprint"] = None if reply.policy is None else f"policy-{reply.policy}"
+    drafts = [draft.model_dump(include={"by", "answer", "score", "certainty"}) for draft in reply.drafts]
+    spent = {"calls": reply.price.calls, "seconds": round(reply.price.seconds, 3), "stopped": reply.stopped}
+    return {**body, "autotelic": {**spent, "drafts": drafts}}
+
+
+def _usage(reply: Reply) -> tuple[int, int]:
+    return reply.price.prompt_tokens, reply.price.completion_tokens
 
 
 def _refusal(error: Exception) -> tuple[int, dict[str, Any]]:

@@ -32,6 +32,7 @@ from autotelic.graphs.holdings import forget_items
 from autotelic.graphs.oversight import withdraw
 from autotelic.graphs.running import Event
 from autotelic.memory import Demonstration, Item, Lesson, Memory, Query
+from autotelic.refinement import Draft
 from autotelic.ui.commands import COMMANDS
 from autotelic.ui.names import read_name
 from autotelic.ui.teaching import allow_learning, follow, run_of
@@ -356,12 +357,19 @@ def shown(who: Who) -> str:
 def _draft(number: int, draft: Said) -> str:
     whose = "" if draft.policy is None else f" (policy-{draft.policy})"
     called = [f"called {record.call.name} {record.call.arguments}: {record.result.content}" for record in draft.calls]
-    lines = [*called, f"draft {number}{whose}: {draft.text}"]
+    lines = [*called, *map(_sketch, draft.of), f"draft {number}{whose}: {draft.text}"]
+    if draft.told:
+        lines.append(f"price: {draft.told}")
     if (found := draft.critique) is not None:
         sure = "" if found.confidence is None else f", {found.confidence:.0%} for right"
         fault = " ".join(part for part in (found.fault, found.advice) if part)
         lines.append(f"critic: {found.verdict or 'no verdict'}{sure}. {fault}".rstrip())
     return "\n".join(lines)
+
+
+def _sketch(draft: Draft) -> str:
+    liked = "" if draft.score is None else f", {draft.score:.2f}"
+    return f"made of ({draft.by}{liked}): {draft.text}"
 
 
 def _short(item: Any) -> str:

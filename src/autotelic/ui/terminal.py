@@ -243,11 +243,13 @@ def _critic(said: Said) -> str:
 
 def _folded(turn: Turn) -> str:
     """One line for all that led to an answer."""
-    if len(turn.drafts) + len(turn.complaints) < 2 and not any(draft.critique for draft in turn.drafts):
+    last = turn.drafts[-1] if turn.drafts else None
+    by = [harmless(last.told)] if last is not None and turn.who.strategy is not None and last.told else []
+    if len(turn.drafts) + len(turn.complaints) < 2 and not any(draft.critique for draft in turn.drafts) and not by:
         return ""
     count = f"{len(turn.drafts)} draft{'s' * (len(turn.drafts) != 1)}"
-    last = next((_critic(draft) for draft in reversed(turn.drafts) if draft.critique), "")
-    return f"{count}{'; ' if last else ''}{last} (/drafts)"
+    critic = [_critic(draft) for draft in turn.drafts if draft.critique][-1:]
+    return f"{'; '.join([count, *by, *critic])} (/drafts)"
 
 
 def _outcome(turn: Turn) -> str:

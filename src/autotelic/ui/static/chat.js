@@ -53,10 +53,19 @@ function tool(made) {
   return make("p", { class: "critic" }, `${made.call.name} ${made.call.arguments}: `, head, ` ${made.result.content}`);
 }
 
+function price({ price: spent, stopped }) {
+  if (!spent) return "";
+  const tokens = (spent.prompt_tokens + spent.completion_tokens).toLocaleString("en");
+  const told = `${spent.calls} call${spent.calls === 1 ? "" : "s"}, ${tokens} tokens, ${spent.seconds.toFixed(1)} s`;
+  return stopped ? `${told}; cut short: ${stopped}` : told;
+}
+
 function drafts(turn) {
   const found = turn.drafts.flatMap((draft, index) => [
     ...draft.calls.map(tool),
+    ...draft.of.map((one) => said(["made of", one.by, one.score?.toFixed(2)].filter(Boolean).join(", "), one.text)),
     said([`draft ${index + 1}`, policy(draft)].filter(Boolean).join(", "), draft.text),
+    price(draft) ? make("p", { class: "critic" }, price(draft)) : null,
     draft.critique ? critic(draft.critique) : null,
   ]);
   const complaints = turn.complaints.map((text) => said("you, on what is wrong", text, "user"));
@@ -69,7 +78,8 @@ function how(turn) {
   const last = turn.drafts.map((draft) => draft.critique).filter(Boolean).at(-1);
   const verdict = last ? `; critic: ${last.verdict || "no verdict"}` : "";
   const count = `${turn.drafts.length} draft${turn.drafts.length === 1 ? "" : "s"}`;
-  const summary = make("summary", { "data-key": `how ${turn.id}` }, `${count}${verdict}`);
+  const spent = turn.who.strategy && turn.drafts.length ? `; ${price(turn.drafts.at(-1))}` : "";
+  const summary = make("summary", { "data-key": `how ${turn.id}` }, `${count}${spent}${verdict}`);
   return make("details", { class: "how", "data-turn": turn.id }, summary, ...drafts(turn));
 }
 
