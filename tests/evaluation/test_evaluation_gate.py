@@ -35,7 +35,7 @@ def blocked(decision: Decision, *words: str) -> None:
 
 
 def test_no_gain_is_refused() -> None:
-    blocked(decide(CONFIG, fresh=pairs(20, 18, 162), frozen=SAME), "fresh", "lower bound is not above zero")
+    blocked(decide(CONFIG, fresh=pairs(20, 18, 162), frozen=SAME), "fresh", "lower bound at 0.95 is not above zero")
 
 
 def test_four_lucky_wins_are_refused_by_the_sign_test() -> None:
@@ -109,6 +109,14 @@ def test_candidates_that_learned_nothing_are_hardly_ever_promoted() -> None:
         fresh, frozen = (paired_bootstrap(a, b, resamples=500) for a, b in (sides[:2], sides[2:]))
         promoted += decide(CONFIG, fresh=fresh, frozen=frozen).promote
     assert promoted <= 6
+
+
+def test_each_proof_on_the_same_tasks_has_to_show_more() -> None:
+    asked = [CONFIG.asked_again(times).confidence for times in range(4)]
+    assert asked == pytest.approx([0.95, 0.975, 0.9875, 0.99375])
+    luck = pairs(15, 4, 81)
+    assert decide(CONFIG, fresh=luck, frozen=SAME).promote
+    blocked(decide(CONFIG.asked_again(3), fresh=luck, frozen=SAME), "sign test")
 
 
 def test_impossible_configs_are_refused() -> None:

@@ -165,7 +165,7 @@ def test_a_strategy_of_ones_own_is_an_async_function_in_a_plug_in(
 def test_a_budget_makes_rows_of_its_own(copied: Path) -> None:
     found = json.loads(invoke("eval", copied, "--strategy", "reflexion(tries=3)", "--calls", 1, "--json").stdout)
     (one,) = found["strategies"]
-    assert one["calls"] == 1 and one["stopped"] == 24
+    assert one["calls"] == 1 and one["stopped"] == {"calls": 24}
     ledger = Ledger(copied / "ledger.sqlite")
     assert {row.strategy for row in ledger.rows(StrategyRow)} == {"reflexion(tries=3) within 1 calls"}
     for option, most, name in (("--tokens", 1, "1 tokens"), ("--seconds", 1e-3, "0.001 seconds")):

@@ -23,7 +23,7 @@ from autotelic.graphs import SelfPlay
 from autotelic.graphs.actions import opened_suite
 from autotelic.graphs.routing import learn_in_run
 from autotelic.graphs.strategy_solver import current_routes
-from autotelic.store import CritiqueRow, Ledger, RouteRow, StrategyRow
+from autotelic.store import CritiqueRow, EvaluationRow, Ledger, PromptRow, RouteRow, StrategyRow
 
 pytestmark = pytest.mark.e2e
 
@@ -210,3 +210,33 @@ def answers(run: Path) -> list[tuple[Any, ...]]:
     with opened(run) as ledger:
         rows = ledger.rows(StrategyRow, order=("suite", "round", "strategy", "task_id"))
         return [(row.suite, row.round, row.strategy, row.task_id, row.answer, row.calls) for row in rows]
+
+
+def test_each_proof_on_the_same_tasks_has_to_show_more(copy: Copy) -> None:
+    run = copy(2)
+    reasons = [learn(run, VOTE, "--policy", 1)["reasons"][0] for _ in range(2)]
+    assert "lower bound at 0.95 is above" in reasons[0] and "lower bound at 0.975 is above" in reasons[1]
+    assert "at 0.95 is above" in learn(run, VOTE, "--policy", 1, "--on", 2, "--prove", 1)["reasons"][0], "other tasks"
+
+
+def test_routes_lead_to_no_routes_nor_to_prompts_evolved_on_what_proves(copy: Copy) -> None:
+    run = copy(2)
+    with pytest.raises(UsageError, match="goes by the routes, so it can be none of them"):
+        learn(run, f"{VOTE},self_consistency(auto, n=2)")
+    learned: Any = {"role": "solver", "policy": 1, "promoted": True, "proved_on": "fresh:1", "reflector": ""}
+    with opened(run) as ledger:
+        ledger.add([PromptRow(version=1, learned_on="fresh:2", prompts={}, budget=1, calls=1, **learned)])
+    found = learn(run, f"prompted,{VOTE}", "--policy", 1)
+    assert {one["strategy"] for one in found["choices"]} == {VOTE}
+    assert "prompted was not weighed. Prompts were evolved on fresh:2" in found["reasons"][-2]
+
+
+def test_a_suite_that_stays_is_answered_anew_once_the_memory_holds_more(copy: Copy) -> None:
+    run = copy(2)
+    for _ in range(2):
+        invoke("eval", run, "--policy", 1, "--memory")
+        invoke("eval", run, "--policy", 1, "--memory", "--strategy", "direct")
+    with opened(run) as ledger:
+        for table in (EvaluationRow, StrategyRow):
+            assert set(ledger.column(table, "suite", memory=True, round=0)) == {"frozen, memory before round 3"}
+        assert ledger.count(EvaluationRow, suite="frozen", memory=True) == 0

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from autotelic.cli.shown import JsonOption, RunArgument, out, plain, show
+from autotelic.cli.shown import JsonOption, RunArgument, listing, out, plain, show
 from autotelic.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def list_strategies(as_json: JsonOption = False) -> None:
     for name in available("strategy"):
         maker = lookup("strategy", name)
         rows.append({"strategy": name, "parameters": parameters(maker), "what": _doc(maker).split("\n")[0]})
-    table = Table("strategy", "parameters", "what it does")
+    table = listing("strategy", "parameters", "what it does")
     for row in rows:
         table.add_row(*plain(*row.values()))
     show(rows, as_json, table)
@@ -80,7 +80,7 @@ def learn(
     config = RoutesConfig(price=price / 100, calls=calls)
     with Bars() as bars:
         found = asyncio.run(_learned(run, names, policy, config, on, prove, bars))
-    table = Table("family", "strategy", "gain [95%]", "more tokens", "chosen", box=SIMPLE_HEAD)
+    table = listing("family", "strategy", "gain [95%]", "more tokens", "chosen", box=SIMPLE_HEAD)
     for one in found["choices"]:
         gain, chosen = one["gain"], "yes" if one["chosen"] else "dropped" if one["dropped"] else "no"
         shown = f"{100 * gain['gain']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
@@ -183,10 +183,14 @@ async def evaluate_strategies(
 
 def strategy_table(found: dict[str, Any]) -> Table:
     """Return the figures for a terminal; where it is wide enough, with a bar for each accuracy, and calls."""
+    from autotelic.evaluation import told_stops
+
     wide = out.width >= 110
+    stops = [f"{one['strategy']}: {told_stops(one['stopped'])}" for one in found["strategies"] if one["stopped"]]
+    cut = f"cut short, of {found['n']}: {'; '.join(stops)}\n" if stops else ""
     table = Table(
         title=f"{found['who']} on {found['n']} tasks of {found['suite']}, percent",
-        caption=f"against tokens, as a picture: {found['page']}",
+        caption=Text(f"{cut}against tokens, as a picture: {found['page']}"),
         box=SIMPLE_HEAD,
         caption_justify="left",
     )

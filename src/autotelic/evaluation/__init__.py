@@ -30,7 +30,7 @@ from autotelic.evaluation.stats import (
     sign_test,
     wilson,
 )
-from autotelic.evaluation.strategies import StrategyFigures, strategy_figures, strategy_page
+from autotelic.evaluation.strategies import StrategyFigures, strategy_figures, strategy_page, told_stops
 
 __all__ = [
     "Alarm",
@@ -77,6 +77,7 @@ __all__ = [
     "sign_test",
     "strategy_figures",
     "strategy_page",
+    "told_stops",
     "two_by_two",
     "wilson",
     "write_report",

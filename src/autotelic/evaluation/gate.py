@@ -43,6 +43,13 @@ class GateConfig(Frozen):
     max_dropped: float = Field(default=0.1, ge=0, le=1)
     """Largest share of pairs without a verdict; beyond it a comparison measures the checker, not the policy."""
 
+    def asked_again(self, times: int) -> GateConfig:
+        """Return what is asked where the same tasks have proved things so many times before.
+
+        Each time half the error is left, so that all proofs on them together may err no more than two first ones.
+        """
+        return self.model_copy(update={"confidence": 1 - (1 - self.confidence) / 2**times})
+
 
 class Decision(Frozen):
     """What the gate decided, in words a person can check."""
@@ -125,11 +132,12 @@ def _gained(config: GateConfig, fresh: Comparison | None) -> tuple[bool, str]:
         return False, dropped
     alpha = (1 - config.confidence) / 2
     sign = f"{fresh.wins} wins to {fresh.losses} losses, sign test p = {fresh.sign_p:.2g}"
+    bound = f"fresh: {_figures(fresh)}: the lower bound at {config.confidence:.4g}"
     if fresh.low <= 0:
-        return False, f"fresh: {_figures(fresh)}: the lower bound is not above zero ({sign})"
+        return False, f"{bound} is not above zero ({sign})"
     if fresh.sign_p > alpha:
         return False, f"fresh: {_figures(fresh)}, but the sign test does not agree: {sign}, above {alpha:.3g}"
-    return True, f"fresh: {_figures(fresh)}: the lower bound is above zero ({sign})"
+    return True, f"{bound} is above zero ({sign})"
 
 
 def _held(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from statistics import fmean
@@ -14,7 +15,7 @@ from autotelic.evaluation.measure import full_marks
 from autotelic.evaluation.stats import Comparison, Estimate, estimate, paired_bootstrap
 from autotelic.store import StrategyRow
 
-__all__ = ["StrategyFigures", "strategy_figures", "strategy_page"]
+__all__ = ["StrategyFigures", "strategy_figures", "strategy_page", "told_stops"]
 
 
 class StrategyFigures(Frozen):
@@ -34,8 +35,8 @@ class StrategyFigures(Frozen):
     """Generated tokens, mean."""
     seconds: float
     """From question to answer, mean; many tasks were answered side by side."""
-    stopped: int
-    """Answers that a budget or a failed call cut short."""
+    stopped: dict[str, int]
+    """What cut answers short (a bound of the budget, a failed call), and how many."""
     mended: int
     """Flips from wrong to right by revision."""
     spoiled: int
@@ -69,12 +70,17 @@ def strategy_figures(
                 tokens=fmean(row.prompt_tokens + row.completion_tokens for row in rows),
                 completion_tokens=fmean(row.completion_tokens for row in rows),
                 seconds=fmean(row.seconds for row in rows),
-                stopped=sum(bool(row.stopped) for row in rows),
+                stopped=dict(Counter(row.stopped for row in rows if row.stopped)),
                 mended=flips.count((False, True)),
                 spoiled=flips.count((True, False)),
             )
         )
     return found
+
+
+def told_stops(stopped: Mapping[str, int]) -> str:
+    """Return what cut answers short, in words, the most frequent first."""
+    return ", ".join(f"{n} by {why[:60]}" for why, n in sorted(stopped.items(), key=lambda one: -one[1]))
 
 
 def strategy_page(found: Sequence[StrategyFigures], title: str) -> str:
@@ -95,7 +101,7 @@ def strategy_page(found: Sequence[StrategyFigures], title: str) -> str:
             f"{one.tokens:,.0f}",
             f"{one.seconds:.2f}",
             f"{one.mended} / {one.spoiled}",
-            str(one.stopped),
+            told_stops(one.stopped) or "–",
         ]
         for number, one in enumerate(found, 1)
     ]

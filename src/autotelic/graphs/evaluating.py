@@ -110,9 +110,9 @@ async def answer_suite(
         memory_of: answer with the demonstrations that were there before this round; `None` is zero-shot.
         limit: only the first so many tasks.
     """
-    helped = memory_of is not None
+    helped, kept = memory_of is not None, kept_as(suite, round, memory_of)
     tasks = s.ledger.suite(suite, round=round)[:limit]
-    key: dict[str, Any] = {"suite": suite, "round": round, "policy": policy, "memory": helped}
+    key: dict[str, Any] = {"suite": kept, "round": round, "policy": policy, "memory": helped}
     done = set(s.ledger.column(EvaluationRow, "task_id", **key))
     todo = [t for t in tasks if t.id not in done]
     if todo:
@@ -137,6 +137,11 @@ async def answer_suite(
     order = {t.id: i for i, t in enumerate(tasks)}
     rows = [r for r in s.ledger.rows(EvaluationRow, **key) if r.task_id in order]
     return sorted(rows, key=lambda row: order[row.task_id])
+
+
+def kept_as(suite: str, round: int, memory_of: int | None) -> str:
+    """Return the suite's name in the ledger's answers; a suite that stays while the memory grows has one for each."""
+    return suite if round or memory_of is None else f"{suite}, memory before round {memory_of}"
 
 
 def _row(key: dict[str, Any], task: Task, attempt: Attempt) -> EvaluationRow:

@@ -139,14 +139,17 @@ async def _proved(
     """Have the gate decide between prompts."""
     if after == before:
         return Decision(promote=False, reasons=(NOTHING,)), {}
+    place = {"role": plan.role, "policy": plan.policy, "proved_on": f"fresh:{plan.prove}"}
+    proofs = s.ledger.column(PromptRow, "evidence", **place)
+    gate = s.config.gate.asked_again(sum(map(bool, proofs)))
     found: dict[str, Comparison | None] = {}
     for suite, round in (("fresh", plan.prove), ("frozen", 0)):
         items = prompt_items(s, plan.role, suite, round, plan.family)
         first = scores(items, await trials.answers(before, items, f"{suite}: as before"))
         second = scores(items, await trials.answers(after, items, f"{suite}: evolved"))
         seed = bootstrap_seed(s.config.seed)
-        found[suite] = paired_bootstrap(first, second, confidence=s.config.gate.confidence, seed=seed)
-    decision = decide(s.config.gate, fresh=found["fresh"], frozen=found["frozen"])
+        found[suite] = paired_bootstrap(first, second, confidence=gate.confidence, seed=seed)
+    decision = decide(gate, fresh=found["fresh"], frozen=found["frozen"])
     return decision, {suite: one.model_dump(mode="json") for suite, one in found.items() if one is not None}
 
 

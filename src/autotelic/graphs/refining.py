@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -11,12 +10,13 @@ from autotelic.core.errors import UsageError
 from autotelic.core.words import Role, Task, content_id
 from autotelic.evaluation import full_marks
 from autotelic.graphs.adapting import Prepared, prepared
+from autotelic.graphs.evaluating import kept_as
 from autotelic.graphs.others import shown_others
 from autotelic.graphs.remembering import recall
 from autotelic.graphs.session import Session
 from autotelic.graphs.strategy_solver import current_prompts, current_routes, first_score, how_found, reached, work_of
 from autotelic.memory import Demonstration, Lesson
-from autotelic.refinement import Adapting, Answer, Budget, build_strategy
+from autotelic.refinement import Adapting, Answer, Budget, build_strategy, uses
 from autotelic.store import StrategyRow
 
 __all__ = ["answer_suite_by"]
@@ -61,7 +61,8 @@ async def answer_suite_by(
         named += f" for {len(tasks)} tasks {content_id(*sorted(task.id for task in tasks))}"
     if budget and str(budget):
         named += f" within {budget}"
-    key: dict[str, Any] = {"suite": suite, "round": round, "policy": policy, "strategy": named, "memory": helped}
+    kept = kept_as(suite, round, memory_of)
+    key: dict[str, Any] = {"suite": kept, "round": round, "policy": policy, "strategy": named, "memory": helped}
     done = set(s.ledger.column(StrategyRow, "task_id", **key))
     todo = [task for task in tasks if task.id not in done]
     if not todo:
@@ -104,12 +105,12 @@ def _with_adaptation(row: StrategyRow, made: Prepared, tasks: int) -> StrategyRo
 
 def _versioned(s: Session, strategy: str, policy: int) -> str:
     """Name a strategy by the versions of what it takes from the ledger: routes and prompts."""
-    named, within = strategy, strategy
-    if re.search(r"\bauto\b", strategy):
+    named, within = strategy, [strategy]
+    if uses(strategy, "auto"):
         version, routes = current_routes(s.ledger, policy)
         named += f" by routes {version}"
-        within = " ".join([strategy, *routes.values()])
-    if re.search(r"\bprompted\b", within):
+        within += routes.values()
+    if any(uses(one, "prompted") for one in within):
         rows = current_prompts(s.ledger, policy)
         versions = [str(rows[role].version) for role in (Role.SOLVER, Role.CRITIC) if role in rows]
         named += f" by prompts {' and '.join(versions) or 0}"

@@ -23,8 +23,8 @@ from autotelic.evaluation import (
 )
 from autotelic.graphs.refining import answer_suite_by
 from autotelic.graphs.session import Session
-from autotelic.refinement import consults_critic
-from autotelic.store import RouteRow, StrategyRow, SuiteRow
+from autotelic.refinement import consults_critic, uses
+from autotelic.store import PromptRow, RouteRow, StrategyRow, SuiteRow
 
 __all__ = ["learn_in_run"]
 
@@ -64,10 +64,11 @@ async def learn_in_run(
         prove: round whose fresh suite decides; by default the first other one. If it is the same, the suite is halved.
 
     Raises:
-        UsageError: there is no such suite.
+        UsageError: there is no such suite, or a strategy is to be a route to itself.
     """
     learning, proving = _parts(s, learn, prove)
-    unfit = _unfit(s, strategies, policy)
+    _refuse_auto(strategies)
+    unfit = _unfit(s, strategies, policy, proving)
     names = [PLAIN, *(name for name in strategies if name != PLAIN and name not in unfit)]
     seed = bootstrap_seed(s.config.seed)
 
@@ -91,9 +92,13 @@ async def learn_in_run(
         reasons=["no strategy is worth its tokens in any family"],
     )
     if routes:
-        fresh = await _routed(s, proving, routes, policy, seed)
-        frozen = await _routed(s, _Part("frozen", 0, s.ledger.suite("frozen"), "frozen"), routes, policy, seed)
-        decision = decide(s.config.gate, fresh=fresh, frozen=frozen)
+        proofs = s.ledger.column(RouteRow, "evidence", policy=policy, proved_on=proving.name)
+        gate = s.config.gate.asked_again(sum(map(bool, proofs)))
+        fresh = await _routed(s, proving, routes, policy, gate.confidence)
+        frozen = await _routed(
+            s, _Part("frozen", 0, s.ledger.suite("frozen"), "frozen"), routes, policy, gate.confidence
+        )
+        decision = decide(gate, fresh=fresh, frozen=frozen)
         row.promoted, row.reasons = decision.promote, list(decision.reasons)
         row.evidence = fresh.model_dump(mode="json") if fresh else {}
     row.reasons += [*unfit.values(), f"learned with {found.calls} of {config.calls} calls"]
@@ -131,8 +136,28 @@ def _drawn(s: Session, round: int) -> list[Task]:
     return sorted(s.ledger.suite("fresh", round=round), key=lambda task: derive(s.config.seed, "routes", task.id))
 
 
-def _unfit(s: Session, strategies: Sequence[str], policy: int) -> dict[str, str]:
-    """Return which strategies rest on a critic that is not known to be good, and in words why that is."""
+def _refuse_auto(strategies: Sequence[str]) -> None:
+    for name in strategies:
+        if uses(name, "auto"):
+            raise UsageError(f"{name} goes by the routes, so it can be none of them. Leave it out.")
+
+
+def _unfit(s: Session, strategies: Sequence[str], policy: int, proving: _Part) -> dict[str, str]:
+    """Return which strategies cannot be weighed or proved, and in words why that is."""
+    return _unproved(s, strategies, proving) | _uncritical(s, strategies, policy)
+
+
+def _unproved(s: Session, strategies: Sequence[str], proving: _Part) -> dict[str, str]:
+    """Return which strategies have prompts that were evolved on the very tasks which are to prove something."""
+    suite = f"{proving.suite}:{proving.round}"
+    if not s.ledger.count(PromptRow, learned_on=suite):
+        return {}
+    why = f"Prompts were evolved on {suite}, so it proves nothing of them. Name another round with --prove."
+    return {name: f"{name} was not weighed. {why}" for name in strategies if uses(name, "prompted")}
+
+
+def _uncritical(s: Session, strategies: Sequence[str], policy: int) -> dict[str, str]:
+    """Return which strategies rest on a critic that is not known to be good."""
     asking = [name for name in strategies if consults_critic(name)]
     gap = critic_gap(s.ledger, policy=policy, confidence=s.config.gate.confidence)
     if gap is not None and gap.above_chance:
@@ -141,7 +166,7 @@ def _unfit(s: Session, strategies: Sequence[str], policy: int) -> dict[str, str]
     return {name: f"{name} asks the critic and was not weighed. {why}" for name in asking}
 
 
-async def _routed(s: Session, part: _Part, routes: dict[str, str], policy: int, seed: int) -> Comparison | None:
+async def _routed(s: Session, part: _Part, routes: dict[str, str], policy: int, confidence: float) -> Comparison | None:
     """Compare direct answers with those by the routes; only the families that have a route differ."""
 
     async def by(strategy: str, tasks: Sequence[Task]) -> dict[str, StrategyRow]:
@@ -156,6 +181,6 @@ async def _routed(s: Session, part: _Part, routes: dict[str, str], policy: int, 
     return paired_bootstrap(
         [full_marks(plain[task].score) for task in plain],
         [full_marks(routed[task].score) for task in plain],
-        confidence=s.config.gate.confidence,
-        seed=seed,
+        confidence=confidence,
+        seed=bootstrap_seed(s.config.seed),
     )

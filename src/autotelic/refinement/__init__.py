@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from autotelic.refinement.adapted import Adapting, adapted
 from autotelic.refinement.auto import auto
-from autotelic.refinement.build import build_strategy, consults_critic, fan_out, parameters
+from autotelic.refinement.build import build_strategy, consults_critic, fan_out, parameters, uses
 from autotelic.refinement.contrast import contrastive
 from autotelic.refinement.decoding import best_of, direct, guided, self_consistency, tool_loop, universal
 from autotelic.refinement.feedback import critic, reflexion, self_debug, self_refine
@@ -75,5 +75,6 @@ __all__ = [
     "tool_loop",
     "tree_of_thoughts",
     "universal",
+    "uses",
     "vote",
 ]

@@ -14,7 +14,7 @@ from autotelic.core.registry import lookup
 from autotelic.refinement.adapted import Adapting
 from autotelic.refinement.work import IN_TURN, Strategy
 
-__all__ = ["build_strategy", "consults_critic", "fan_out", "parameters"]
+__all__ = ["build_strategy", "consults_critic", "fan_out", "parameters", "uses"]
 
 
 def build_strategy(text: str, *, suite: bool = False) -> Strategy:
@@ -47,6 +47,16 @@ def consults_critic(text: str) -> bool:
     return _consults(_parsed(text))
 
 
+def uses(text: str, name: str) -> bool:
+    """Say whether a strategy, or one within it, is the one of this name.
+
+    Raises:
+        UsageError: see `build_strategy`.
+    """
+    build_strategy(text, suite=True)
+    return _uses(_parsed(text), lookup("strategy", name))
+
+
 def fan_out(text: str) -> int:
     """Say how many answers a strategy may have under way at once: of those within one another, the counts' product.
 
@@ -70,6 +80,11 @@ def _parsed(text: str) -> ast.expr:
         return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise _malformed(text) from error
+
+
+def _uses(node: ast.expr, maker: Any) -> bool:
+    found, _, inner = _taken_apart(node)
+    return found is maker or any(_uses(one, maker) for one in inner)
 
 
 def _consults(node: ast.expr) -> bool:
