@@ -81,7 +81,7 @@ def test_a_relative_path_stays_where_it_was_meant(tmp_path: Path, monkeypatch: p
 
 def test_a_path_through_a_file_cannot_be_a_run(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"the run directory .*/file/run cannot be made: .*Choose another with RUN"):
+    with pytest.raises(UsageError, match=r"the run directory .*/file/run cannot be made: .*Choose another with --run"):
         RunDir(tmp_path / "file" / "run").create()
 
 

@@ -16,7 +16,7 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,7 +27,7 @@ import autotelic.graphs.source
 from autotelic.core.dialect import answering
 from autotelic.core.errors import DeliveryError, TrainingError
 from autotelic.core.hashing import sha256_of_weights
-from autotelic.core.registry import register
+from autotelic.core.registry import available, lookup, register
 from autotelic.core.words import (
     Canary,
     Completion,
@@ -235,6 +235,10 @@ class SimulatedTrainer:
 
     async def aclose(self) -> None:
         pass
+
+    async def check(self, method: str, settings: Mapping[str, Any], plugins: Sequence[str] = ()) -> None:
+        if method not in available("method"):
+            lookup("method", method)
 
     async def prepare_base(self, path: Path) -> CanaryResult:
         return CanaryResult(sha256=sha256_of_weights(path), canary=_canary(read_skill(path)))

@@ -96,7 +96,7 @@ def test_where_nothing_can_be_learned_the_policy_answers_as_it_is(
     monkeypatch.setattr(SimulatedTrainer, "idle", True)
     direct, other = evaluated(copied, f"direct, {strategy}", policy=0)["strategies"]
     ledger = Ledger(copied / "ledger.sqlite")
-    assert other["accuracy"] == direct["accuracy"] and other["stopped"] == direct["accuracy"]["n"]
+    assert other["accuracy"] == direct["accuracy"] and other["stopped"] == {why: direct["accuracy"]["n"]}
     assert {row.stopped for row in ledger.rows(StrategyRow) if row.strategy.startswith(strategy)} == {why}
     assert not (copied / "policies" / "adapted").exists()
     ledger.close()

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import typer
 import yaml
+from rich.text import Text
 from tests.graphs.simulated import SimulatedTrainer, small
 
 from autotelic.cli import main
+from autotelic.cli.app import app
 from autotelic.environments import solved
 from autotelic.store import DeliveryRow, EvaluationRow, ExampleRow, GateRow, Ledger, PolicyRow
 
@@ -82,7 +85,15 @@ def test_policies_are_listed_and_shown(autotelic: Command, copied: Path) -> None
     shown = autotelic.json("policies", "show", copied, 1)
     assert shown["gate"][0]["promoted"] and shown["deliveries"][0]["kind"] == "train"
     assert Path(shown["path"]) == copied / "policies" / "policy-1"
-    assert "policy-2" in autotelic("policies", "list", copied)[1]
+    shown = autotelic("policies", "list", copied)[1]
+    assert "policy-2" in shown and "None" not in shown
+
+
+def test_a_report_that_cannot_be_written_is_one_line(autotelic: Command, copied: Path) -> None:
+    (copied / "report.html").unlink()
+    (copied / "report.html").mkdir()
+    code, _, err = autotelic("report", copied)
+    assert code == 2 and len(err.splitlines()) == 1 and "cannot be written" in err
 
 
 def test_rollback_and_promotion_are_proved(autotelic: Command, copied: Path, ledger: Ledger) -> None:
@@ -165,8 +176,27 @@ def test_train_asks_a_person_where_the_run_does(autotelic: Command, copied: Path
     code, out, _ = autotelic("train", copied, "--json")
     assert code == 3 and json.loads(out)["waiting"]["ask"] == "promote policy-3?"
     assert ledger.champion().number == 0 and not ledger.count(GateRow, round=3)
-    assert autotelic.json("train", copied, "--approve")["promoted"] is True
+    code, out, _ = autotelic("train", copied)
+    assert code == 3 and "promote policy-3?" in out and "{" not in out
+    (said,) = [line for line in out.splitlines() if "autotelic approve" in line]
+    _, _, _, run, request, answers = said.split()
+    assert (run, answers) == (str(copied), "--yes|--no")
+    assert autotelic.json("approve", run, request, "--yes")["answer"] is True
+    assert autotelic.json("train", copied)["promoted"] is True
     assert ledger.champion().number == 3 and ledger.count(PolicyRow) == 4
+
+
+def test_a_session_that_waits_says_for_what_and_how_it_is_answered(
+    autotelic: Command, simulate: Simulate, tmp_path: Path
+) -> None:
+    simulate(SimulatedTrainer)
+    config, run = tmp_path / "some.yaml", tmp_path / "a run"
+    config.write_text(yaml.safe_dump(small(rounds=1, oversight=["training"]).model_dump(mode="json")))
+    code, out, _ = autotelic("self-play", config, "--run", run)
+    assert code == 3 and "of round 1?" in out and "{" not in out and f"autotelic approve '{run}' " in out
+    (waiting,) = autotelic.json("approvals", run)["waiting"]
+    assert waiting["id"] in out
+    assert autotelic("self-play", config, "--run", run, "--refuse")[0] == 0
 
 
 def test_run_asks_the_champion_with_the_memory_of_a_run(autotelic: Command, copied: Path) -> None:
@@ -199,23 +229,40 @@ class Elsewhere(BaseHTTPRequestHandler):
         self.wfile.write(b"data: [DONE]\n\n")
 
 
-def test_run_asks_a_model_elsewhere() -> None:
+@pytest.fixture
+def elsewhere() -> Iterator[list[str]]:
+    """The command that asks the model elsewhere how much 2 + 2 is."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    try:
-        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-        command = [sys.executable, "-c", "from autotelic.cli import main; main()", "run", "solve", "--json"]
-        command += ["--input", '{"question": "2 + 2?"}', "--remote", "openai/some-model", "--base-url", url]
-        environment = {**os.environ, "OPENAI_API_KEY": "none", "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
-        ended = subprocess.run(command, capture_output=True, text=True, env=environment)
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    command = [sys.executable, "-c", "from autotelic.cli import main; main()", "run", "solve"]
+    url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    yield [*command, "--input", '{"question": "2 + 2?"}', "--remote", "openai/some-model", "--base-url", url]
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+ENVIRONMENT = {**os.environ, "OPENAI_API_KEY": "none", "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+
+
+def test_run_asks_a_model_elsewhere(elsewhere: list[str]) -> None:
+    ended = subprocess.run([*elsewhere, "--json"], capture_output=True, text=True, env=ENVIRONMENT)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout)["answer"] == "4"
     assert Elsewhere.asked[0]["model"] == "some-model" and Elsewhere.asked[0]["messages"][-1]["content"] == "2 + 2?"
+
+
+def test_an_answer_is_shown_once_in_a_terminal(elsewhere: list[str]) -> None:
+    here, terminal = os.openpty()
+    ended = subprocess.run(elsewhere, stdout=terminal, stderr=terminal, env={**ENVIRONMENT, "TERM": "dumb"})
+    os.close(terminal)
+    shown = os.read(here, 10_000).decode().split("\r\n")
+    os.close(here)
+    assert ended.returncode == 0, shown
+    assert "The answer is 4." in shown and "4" not in shown
+    piped = subprocess.run(elsewhere, capture_output=True, text=True, env=ENVIRONMENT)
+    assert piped.stdout == "4\n"
 
 
 # -- mistakes
@@ -246,9 +293,15 @@ def config(tmp_path: Path) -> Path:
         (["self-play", "CONFIG", "environment.name=resoning_gym"], "no environment is called 'resoning_gym'"),
         (["self-play", "CONFIG", "memory.embedder=none"], "no embedder is called 'none'"),
         (["self-play", "CONFIG", "sandbox=docker", "environment.families=[gdc]"], "names 'gdc'"),
+        (["self-play", "CONFIG", "train.method=stf"], "train.method: no method is called 'stf'"),
+        (["self-play", "CONFIG", "feedback.method=pdo"], "feedback.method: no method is called 'pdo'"),
+        (["self-play", "CONFIG", "memory.recipes=recipe.py"], "there is no file recipe.py"),
+        (["self-play", "CONFIG", "memory.scopes=[run, team/x]"], "'team/x' is no scope"),
+        (["self-play", "CONFIG", "solve.others=[opnai/x]"], "nobody is known who provides the model 'opnai/x'"),
         (["report", "nowhere"], "there is no run in"),
         (["eval", "nowhere"], "there is no run in"),
         (["train", "nowhere"], "there is no run in"),
+        (["train", "nowhere", "--feedback", "--round", "2"], "Give one of them"),
         (["policies", "list", "nowhere"], "there is no run in"),
         (["policies", "rollback", "nowhere"], "there is no run in"),
         (["run", "solve", "--input", "what is 2 + 2?"], "--input is not JSON"),
@@ -256,6 +309,10 @@ def config(tmp_path: Path) -> Path:
         (["run", "slove", "--input", "{}"], "no graph is called 'slove'"),
         (["run", "solve", "--input", "{}", "--run", "nowhere"], "there is no run in"),
         (["run", "solve", "--input", "{}", "--tool", "hammer"], "'hammer'"),
+        (["run", "solve", "--input", "{}", "--calls", "3", "--seconds", "2"], "--calls, --seconds would do nothing"),
+        (["run", "solve", "--input", "{}", "--model", "a", "--run", "b"], "--model a is for who names neither"),
+        (["run", "solve", "--input", "{}", "--base-url", "http://127.0.0.1:1"], "that --remote names"),
+        (["graphs", "history", "solve", "t", "--threads", "none.sqlite"], "there are no threads in none.sqlite"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -268,6 +325,24 @@ def test_a_mistake_is_one_line(
     lines = [line for line in err.splitlines() if line.strip()]
     assert len(lines) == 1 and lines[0].startswith("autotelic: "), err
     assert says in lines[0]
+    assert not (config.parent / "runs" / "some" / "config.yaml").exists(), "a mistake binds nobody"
+    assert not (config.parent / "none.sqlite").exists(), "looking makes nothing"
+
+
+def commands(group: Any, *names: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command of a group, and of the groups in it."""
+    for name, one in group.commands.items():
+        yield (*names, name), one
+        if hasattr(one, "commands"):
+            yield from commands(one, *names, name)
+
+
+def test_no_word_of_a_help_text_is_taken_for_a_colour() -> None:
+    found = dict(commands(typer.main.get_command(app)))
+    assert len(found) > 40
+    for name, one in found.items():
+        for text in [one.help, *(getattr(option, "help", None) for option in one.params)]:
+            assert text is None or Text.from_markup(text).plain == text, name
 
 
 @pytest.mark.parametrize("args", [["show", "RUN", "7"], ["promote", "RUN", "7"]])

@@ -62,6 +62,23 @@ def test_what_is_remembered_is_listed_searched_and_shown(copied: Path) -> None:
     assert "gcd" in run("stats", copied).stdout
 
 
+def test_ids_can_be_copied_in_a_narrow_terminal(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autotelic.cli.shown.out.width", 80)
+    items = data("list", copied, "--limit", 500)
+    shown = run("list", copied, "--limit", 9).stdout
+    assert all(one["id"] in shown for one in items[:9]) and f"9 of {len(items)}" in shown and "…" not in shown
+    assert f"of {len(items)}" not in run("list", copied, "--limit", 500).stdout
+    question = items[0]["question"]
+    found = data("search", copied, question, "--limit", 3)
+    shown = run("search", copied, question, "--limit", 3).stdout
+    assert all(one["id"] in shown for one in found)
+
+
+def test_a_reason_that_nothing_left_for_is_refused(copied: Path) -> None:
+    with pytest.raises(UsageError, match="for the reason 'harmfull'"):
+        run("restore", copied, "--why", "harmfull")
+
+
 def test_text_in_square_brackets_is_text(copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = tmp_path / "kept.jsonl"
     run("export", copied, kept)
@@ -71,7 +88,9 @@ def test_text_in_square_brackets_is_text(copied: Path, tmp_path: Path, monkeypat
     assert run("import", copied, kept, "--scope", "user/ada").exit_code == 0
     monkeypatch.setattr("autotelic.cli.shown.out.width", 300)
     assert "Why [/b] and [x for x in xs]?" in run("search", copied, "Why and xs?", "--scope", "user/ada").stdout
-    mended = Finding(name="x", ok=False, needed_for="y", found="none", fix="pip install 'autotelic[train]'")
+    monkeypatch.setattr("autotelic.cli.shown.out.width", 40)
+    fix = "pip install 'autotelic[train]' and then pip install --no-deps --require-hashes -r requirements/x.txt"
+    mended = Finding(name="x", ok=False, needed_for="y", found="none", fix=fix)
     monkeypatch.setattr("autotelic.cli.doctor.examine", lambda: [mended])
     assert mended.fix in CliRunner().invoke(app, ["doctor"]).stdout
 
@@ -109,8 +128,9 @@ def test_memory_is_carried_to_another_run(copied: Path, tmp_path: Path) -> None:
     assert {json.loads(line)["item"]["round"] for line in again.read_text().splitlines()} == {0}
     (tmp_path / "broken.jsonl").write_text('{"kind": "lesson", "id": "x"}\n')
     for file, says in (("broken.jsonl", "cannot be imported: .*Field required"), ("none.jsonl", "cannot be imported")):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=says) as refused:
             run("import", other, tmp_path / file)
+        assert "errors.pydantic.dev" not in str(refused.value)
 
 
 def test_an_export_is_whole_or_not_there(copied: Path, tmp_path: Path) -> None:

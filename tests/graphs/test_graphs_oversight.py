@@ -108,6 +108,20 @@ def test_all_that_a_model_wants_to_call_is_shown_to_who_decides(tmp_path: Path, 
     assert shown.count("[conceal]") == 3 * ("conceal" in evil) and shown.count("[/x]") == 3 * (evil == "[/x]")
 
 
+def test_who_decides_sees_the_id_every_reason_and_the_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autotelic.cli.shown.out.width", 80)
+    run = RunDir(tmp_path / "run").create()
+    reasons = ["fresh: it gains", "frozen: it loses nothing", "no suite: fell"]
+    with closing(Ledger(run.ledger)) as ledger:
+        first = request(ledger, "promotion", "policy-1", {"ask": "promote policy-1?", "reasons": reasons})
+        made = answer(ledger, first.id, True)
+        second = request(ledger, "promotion", "policy-2", {"ask": "promote policy-2?", "reasons": reasons})
+    shown = invoke("approvals", run.root).stdout
+    assert first.id in shown and second.id in shown and made.hash in shown
+    words = " ".join(shown.replace("│", " ").split())
+    assert all(words.count(word) == 2 for word in ("gains", "nothing", "fell"))
+
+
 def test_many_who_answer_at_once_make_one_decision(ledger: Ledger, tmp_path: Path) -> None:
     rows = [request(ledger, "promotion", f"policy-{number}", QUESTION) for number in range(6)]
     together = Barrier(8)

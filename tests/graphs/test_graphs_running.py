@@ -281,6 +281,36 @@ def test_our_own_graph_streams_and_goes_on(
     assert asked == QUESTIONS, "the second question follows on the first"
 
 
+def test_the_threads_of_a_run_are_found_by_it(
+    copied: Path, simulate: Callable[[type[SimulatedTrainer]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulate(SimulatedTrainer)
+    asked = ["--input", json.dumps({"question": QUESTIONS[0]}), "--thread", "mine", "--run", str(copied)]
+    assert CliRunner().invoke(app, ["run", "solve", *asked]).exit_code == 0
+    history = ["graphs", "history", "solve", "mine", "--run", str(copied)]
+    steps = json.loads(CliRunner().invoke(app, [*history, "--json"]).stdout)
+    assert steps[0]["values"]["question"] == QUESTIONS[0]
+    monkeypatch.setattr("autotelic.cli.shown.out.width", 80)
+    assert all(step["checkpoint"] in CliRunner().invoke(app, history).stdout for step in steps)
+
+
+def test_the_price_of_a_refined_answer_is_told(
+    run: Callable[..., Result], copied: Path, simulate: Callable[[type[SimulatedTrainer]], None]
+) -> None:
+    simulate(SimulatedTrainer)
+    asked = [
+        "--input",
+        json.dumps({"question": QUESTIONS[0]}),
+        "--run",
+        str(copied),
+        "--strategy",
+        "reflexion(tries=3)",
+    ]
+    assert "1 call, " in run("refine", *asked, "--calls", "1").stderr
+    for bound in (["--tokens", "1"], ["--seconds", "0.001"]):
+        assert "cut short: " in run("refine", *asked, *bound, catch=True).stderr
+
+
 class Room(ScriptedBackend):
     """A model with room for so many characters, that first calls what it can call and then answers."""
 
@@ -408,6 +438,7 @@ def test_graphs_are_listed_and_drawn_without_a_network(run: Callable[..., Result
         ("counter", ["--input", "{}", "--thread", "t", "--from", "1f0"], "there is no checkpoint '1f0' of the thread"),
         ("counter", ["--thread", "t", "--from", "1f0"], "there is no checkpoint '1f0' of the thread 't'"),
         ("asking", ["--thread", "t", "--input", "{}", "--answer", "3"], "Give one of them"),
+        ("counter", ["--input", "{}", "--tool", "python", "--calls", "3"], "--calls, --tool would do nothing"),
     ],
 )
 def test_a_mistake_is_one_clear_line(run: Callable[..., Result], name: str, args: list[str], says: str) -> None:

@@ -115,6 +115,15 @@ def test_the_tools_of_a_run_are_its_own(past: str) -> None:
     assert [(row["tool"], row["findings"]) for row in json.loads(tried.stdout)] == [("note", []), ("recall", [])]
 
 
+def test_a_run_without_tools_says_how_it_gets_some(tmp_path: Path) -> None:
+    made = RunDir(tmp_path / "bare").create()
+    made.config.write_text(json.dumps(small().model_dump(mode="json")))
+    Ledger(made.ledger).close()
+    assert "tools.use" in run("list", "--run", str(made.root)).stdout and data("list", "--run", str(made.root)) == []
+    with pytest.raises(UsageError, match=r"tools\.use"):
+        CliRunner().invoke(app, ["tools", "test", "--run", str(made.root)], catch_exceptions=False)
+
+
 def test_bad_calls_are_thrown_at_tools(file: str) -> None:
     fine = run("test", "--tool", "calculator", "--calls", "100")
     assert (fine.exit_code, fine.stdout) == (0, "calculator: 100 calls, 0 ended badly\n")

@@ -72,6 +72,17 @@ async def test_a_job_makes_a_whole_policy_and_is_not_done_twice(trainer: Trainer
     assert other.sha256 != result.sha256
 
 
+async def test_a_method_and_its_settings_are_checked_without_a_job(trainer: Trainer) -> None:
+    await trainer.check("sft", SMALL)
+    for method, settings, says in (
+        ("stf", {}, "no method is called 'stf'"),
+        ("sft", {"epochz": 3}, "epochz: Extra inputs are not permitted"),
+        ("dpo", {"beta": -1}, "beta: Input should be greater than 0"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            await trainer.check(method, settings)
+
+
 async def test_changed_weights_are_noticed(trainer: Trainer, job: TrainingJob) -> None:
     await trainer.train(job)
     weights = Path(job.out) / "merged" / "model.safetensors"

@@ -28,6 +28,7 @@ from pydantic import Field, ValidationError
 
 from autotelic.agents.skills import Unfit, as_json, as_literals, read_function
 from autotelic.core.dialect import strict_json
+from autotelic.core.faults import faults
 from autotelic.core.words import Completion, Frozen, Message, Rejection, content_id
 from autotelic.memory.items import Skill
 from autotelic.sandbox import Outcome, Sandbox
@@ -229,8 +230,7 @@ def read_draft(text: str) -> Skill:
         strict_json(text)  # no name twice, no NaN, nothing infinite; the second parser is stricter about text
         written = _Written.model_validate_json(text)
     except ValidationError as error:
-        found = error.errors()[0]
-        raise Unfit("not_json", f"{'.'.join(map(str, found['loc']))}: {found['msg']}") from None
+        raise Unfit("not_json", faults(error, most=1)) from None
     except (ValueError, RecursionError) as error:
         raise Unfit("not_json", str(error)) from None
     names = [parameter.name for parameter in written.parameters]

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from autotelic import __version__
-from autotelic.cli.approvals import approvals, approve
+from autotelic.cli.approvals import approvals, approve, waits
 from autotelic.cli.chat import chat
 from autotelic.cli.graphs import graphs, run_graph
 from autotelic.cli.memory import memory
 from autotelic.cli.prompts import prompts
 from autotelic.cli.serve import serve
-from autotelic.cli.shown import JsonOption, OtherOption, RunArgument, out, plain, show
+from autotelic.cli.shown import JsonOption, OtherOption, RunArgument, listing, out, plain, show
 from autotelic.cli.skills import skills
 from autotelic.cli.strategies import evaluate_strategies, split_strategies, strategies, strategy_table
 from autotelic.cli.tools import tools
@@ -46,6 +45,7 @@ app.add_typer(skills, name="skills")
 app.add_typer(strategies, name="strategies")
 app.add_typer(prompts, name="prompts")
 
+NumberArgument = Annotated[int, typer.Argument(help="Number of a policy.")]
 SetArgument = Annotated[list[str] | None, typer.Argument(help="Overrides of the config, key=value.")]
 
 
@@ -57,7 +57,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Language models that improve themselves."""
 
@@ -68,7 +70,8 @@ def self_play(
     overrides: SetArgument = None,
     run: Annotated[Path | None, typer.Option(help="Run directory; runs/<config's name> if not given.")] = None,
     approve: Annotated[
-        bool | None, typer.Option("--approve/--refuse", help="Answer to a promotion that waits for a person.")
+        bool | None,
+        typer.Option("--approve/--refuse", help="Answer to what waits for a person: a promotion, training or tool."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -82,7 +85,7 @@ def self_play(
     with Bars() as bars:
         outcome = asyncio.run(SelfPlay(settings, directory, bars).run(answer=approve))
     if outcome.question is not None:
-        show({"waiting": outcome.question}, as_json, f"waiting for a person: {outcome.question}")
+        show({"waiting": outcome.question}, as_json, waits(directory, outcome.question))
         raise typer.Exit(3)
     _finished(directory, as_json)
 
@@ -105,7 +108,10 @@ def report(run: RunArgument, as_json: JsonOption = False) -> None:
     from autotelic.core.run_dir import RunDir
     from autotelic.evaluation import write_report
 
-    write_report(RunDir(run).require().root)
+    try:
+        write_report(RunDir(run).require().root)
+    except OSError as error:
+        raise UsageError(f"the report of {run} cannot be written: {error}. Make the directory writable.") from None
     _finished(run, as_json)
 
 
@@ -113,7 +119,9 @@ def report(run: RunArgument, as_json: JsonOption = False) -> None:
 def evaluate(
     run: RunArgument,
     policy: Annotated[int | None, typer.Option(help="Number of a policy; the champion if not given.")] = None,
-    suite: Annotated[str, typer.Option(help="frozen, or fresh:ROUND, regression:ROUND.")] = "frozen",
+    suite: Annotated[
+        str, typer.Option(help="frozen, fresh:ROUND, regression:ROUND, or sealed after the end.")
+    ] = "frozen",
     memory: Annotated[bool, typer.Option(help="Answer with the memory's help.")] = False,
     strategy: Annotated[
         str | None, typer.Option(help="Strategies to compare, e.g. direct,self_consistency(n=8); see: strategies list.")
@@ -155,7 +163,8 @@ def train(
         bool, typer.Option("--feedback", help="Train on what was said in chats that may be learned from.")
     ] = False,
     approve: Annotated[
-        bool | None, typer.Option("--approve/--refuse", help="A person's answer, where one is wanted.")
+        bool | None,
+        typer.Option("--approve/--refuse", help="Answer to what waits for a person: the training or the promotion."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -163,13 +172,15 @@ def train(
 
     With --feedback the candidate must not fall anywhere, and a person decides.
     """
+    if feedback and round is not None:
+        raise UsageError("--round names curated data and --feedback what was said in chats. Give one of them.")
     from autotelic.cli.bars import Bars
     from autotelic.graphs.actions import train_candidate
 
     with Bars() as bars:
         found = asyncio.run(train_candidate(run, round, progress=bars, approve=approve, feedback=feedback))
     if "waiting" in found:
-        show(found, as_json, f"waiting for a person: {found['waiting']}")
+        show(found, as_json, waits(run, found["waiting"]))
         raise typer.Exit(3)
     made = "nothing was trained" if found["candidate"] is None else f"policy-{found['candidate']}"
     verdict = "promoted" if found["promoted"] else "not promoted"
@@ -190,13 +201,13 @@ def list_policies(run: RunArgument, as_json: JsonOption = False) -> None:
     from autotelic.graphs.actions import describe_policies
 
     rows = describe_policies(run)
-    table = Table("policy", "state", "parent", "round", "method", "frozen", "hash")
+    table = listing("policy", "state", "parent", "round", "method", "frozen", "hash")
     for row in rows:
         shown = "-" if row["frozen"] is None else f"{row['frozen']:.1%}"
         table.add_row(
             f"policy-{row['number']}",
             row["state"],
-            str(row["parent"]),
+            "-" if row["parent"] is None else str(row["parent"]),
             str(row["round"]),
             row["method"],
             shown,
@@ -206,7 +217,7 @@ def list_policies(run: RunArgument, as_json: JsonOption = False) -> None:
 
 
 @policies.command("show")
-def show_policy(run: RunArgument, number: int, as_json: JsonOption = False) -> None:
+def show_policy(run: RunArgument, number: NumberArgument, as_json: JsonOption = False) -> None:
     """Show a policy's card, deliveries and gate."""
     from autotelic.graphs.actions import describe_policy
 
@@ -215,7 +226,7 @@ def show_policy(run: RunArgument, number: int, as_json: JsonOption = False) -> N
 
 
 @policies.command("promote")
-def promote(run: RunArgument, number: int, as_json: JsonOption = False) -> None:
+def promote(run: RunArgument, number: NumberArgument, as_json: JsonOption = False) -> None:
     """Make a policy the champion, after the server has been shown to answer with it."""
     _crown(run, number, "switch", as_json)
 
@@ -248,9 +259,12 @@ def doctor(as_json: JsonOption = False) -> None:
     from autotelic.cli.doctor import examine
 
     findings = examine()
-    table = Table("", "what", "found", "needed for", "fix")
+    table = listing("", "what", "found", "needed for")
     for f in findings:
-        table.add_row("[green]ok[/]" if f.ok else "[red]no[/]", *plain(f.name, f.found, f.needed_for, f.fix))
+        table.add_row("[green]ok[/]" if f.ok else "[red]no[/]", *plain(f.name, f.found, f.needed_for))
     show([f.model_dump() for f in findings], as_json, table)
+    for f in findings:
+        if f.fix and not as_json:
+            out.print(f"{f.name}: {f.fix}", soft_wrap=True, markup=False, highlight=False)
     if not all(f.ok for f in findings):
         raise typer.Exit(1)

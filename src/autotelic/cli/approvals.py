@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
-from typing import Annotated
+from pathlib import Path
+from shlex import quote
+from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from autotelic.cli.shown import JsonOption, RunArgument, show
+from autotelic.cli.shown import JsonOption, RunArgument, listing, out, show
 
-__all__ = ["approvals", "approve"]
+__all__ = ["approvals", "approve", "waits"]
 
 
 def approvals(
@@ -29,13 +31,15 @@ def approvals(
         waiting = [row.model_dump() for row in ledger.rows(ApprovalRow, answer=None, order="asked_at")]
         made = [row.model_dump() for row in ledger.rows(DecisionRow, order="number")]
         last = log_head(ledger)
-    table = Table("", "what", "question", "decision", "by")
+    table = listing("id", "what", "question", "decision", "by", "hash")
     for row in waiting:
-        table.add_row(*_cells(row["id"], row["subject"], _words(row["question"]), "waits", ""))
+        table.add_row(*_cells(row["id"], row["subject"], _words(row["question"]), "waits", "", ""))
     for row in made:
         said, by = "approved" if row["answer"] else "refused", f"{row['by']} {row['why']}".strip()
-        table.add_row(*_cells(row["approval"], row["subject"], _words(row["question"]), said, by))
+        table.add_row(*_cells(row["approval"], row["subject"], _words(row["question"]), said, by, row["hash"][:8]))
     show({"waiting": waiting, "decisions": made, "head": last}, as_json, table)
+    if made and not as_json:
+        out.print(f"the log ends with {last}; --head checks that it still holds this", soft_wrap=True)
 
 
 def approve(
@@ -57,6 +61,14 @@ def approve(
     show(shown, as_json, f"{made.subject} {said}; the log ends with {made.hash}")
 
 
+def waits(run: Path, question: Mapping[str, Any]) -> str:
+    """Return what a person is asked, in lines, and the command that answers it."""
+    from autotelic.ui.terminal import harmless
+
+    answer = f"autotelic approve {quote(str(run))} {question['request']} --yes|--no"
+    return harmless(f"waits for a person: {_words(question)}\nanswer: {answer}\nthen give this command again")
+
+
 def _cells(*texts: str) -> list[Text]:
     """Return cells that show all of what a model or a person wrote: none of it is markup or a terminal's command."""
     from autotelic.ui.terminal import harmless
@@ -64,7 +76,5 @@ def _cells(*texts: str) -> list[Text]:
     return [Text(harmless(text)) for text in texts]
 
 
-def _words(question: dict[str, object]) -> str:
-    reasons = question.get("reasons")
-    first = f" {reasons[0]}" if isinstance(reasons, list) and reasons else ""
-    return f"{question.get('ask', '')}{first}"
+def _words(question: Mapping[str, Any]) -> str:
+    return "\n".join([str(question.get("ask", "")), *(f"- {reason}" for reason in question.get("reasons", ()))])

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.console import Console
 
-from autotelic.cli.shown import JsonOption, OtherOption, out, plain, show
+from autotelic.cli.shown import JsonOption, OtherOption, listing, out, plain, show
 from autotelic.cli.tools import AllowOption, ToolOption, tools_config
 from autotelic.core.errors import UsageError
 
@@ -46,16 +46,23 @@ def run_graph(
         typer.Option("--input", help='JSON, e.g. {"question": "2 + 2?"}; without it a thread goes on.'),
     ] = None,
     run: Annotated[Path | None, typer.Option(help="A run whose champion answers, with its memory.")] = None,
-    model: Annotated[str, typer.Option(help="Without --run: name, directory or hub id that vLLM serves.")] = "",
+    model: Annotated[
+        str | None, typer.Option(help="Without --run: name, directory or hub id that vLLM serves.")
+    ] = None,
     remote: Annotated[str | None, typer.Option(help="A model called through LiteLLM, e.g. openai/NAME.")] = None,
     base_url: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server for --remote.")] = None,
     tool: ToolOption = None,
     allow: AllowOption = None,
     strategy: Annotated[
-        str, typer.Option(help="How the graph refine answers, e.g. reflexion(tries=2); see: strategies list.")
-    ] = "self_consistency",
+        str | None,
+        typer.Option(
+            help="How the graph refine answers: self_consistency, or e.g. reflexion(tries=2); see: strategies list."
+        ),
+    ] = None,
     other: OtherOption = None,
     calls: Annotated[int | None, typer.Option(min=1, help="Most calls of the model for an answer of refine.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens for it, prompts included.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.001, help="Most seconds for it.")] = None,
     thread: Annotated[str | None, typer.Option(help="Thread to begin or to go on with; else a new one.")] = None,
     start: Annotated[str | None, typer.Option("--from", help="Checkpoint of the thread to start from.")] = None,
     answer: Annotated[str | None, typer.Option(help="JSON: the answer to what the graph waits for.")] = None,
@@ -65,8 +72,9 @@ def run_graph(
 ) -> None:
     """Run an agent graph on a thread; exit code 3 if it waits for an answer."""
     from autotelic.core.run_dir import RunDir
+    from autotelic.graphs import build_refine
     from autotelic.graphs.config import run_config
-    from autotelic.graphs.running import NO_REPLY
+    from autotelic.graphs.running import NO_REPLY, find_graph
     from autotelic.graphs.source import Source
     from autotelic.refinement import Budget, build_strategy
     from autotelic.serving import DEFAULT_MODEL
@@ -79,16 +87,30 @@ def run_graph(
         raise UsageError("there is nothing to run. Give --input, or --thread of a thread that is to go on.")
     if answer is not None and given is not None:
         raise UsageError("--answer goes on with what waits for it and --input begins anew. Give one of them.")
+    if model is not None and (run is not None or remote is not None):
+        raise UsageError(f"--model {model} is for who names neither --run nor --remote. Leave one of them out.")
     if run is not None:
-        run_config(RunDir(run).require())  # a strategy may be one of its plug-ins'
+        run_config(RunDir(run).require())  # a graph or a strategy may be one of its plug-ins'
+    found = find_graph(graph)
+    given_by_name = {
+        "--strategy": strategy,
+        "--other": other,
+        "--calls": calls,
+        "--tokens": tokens,
+        "--seconds": seconds,
+    }
+    _refuse_unused(
+        graph, found, given_by_name, {"--tool": tool, "--allow": allow, "--model": model, "--remote": remote}
+    )
+    strategy = strategy or "self_consistency"
     build_strategy(strategy)  # a mistake is found before anything is started
-    how = {"strategy": strategy, "budget": Budget(calls=calls)}
+    how = {"strategy": strategy, "budget": Budget(calls=calls, tokens=tokens, seconds=seconds)}
     source = Source(run=run, model=model or DEFAULT_MODEL, remote=remote, base_url=base_url, others=tuple(other or ()))
     name = thread or uuid.uuid4().hex[:8]
     shown = _Shown(quiet=as_json, lines=events)
     tools, where = tools_config(tool, allow), {"thread": name, "start": start, "answer": reply}
-    last = asyncio.run(_run(graph, payload, source, tools, how, shown, threads, **where))
-    _end(last, name, as_json=as_json, events=events)
+    last = asyncio.run(_run(found, payload, source, tools, how, shown, threads, **where))
+    _end(last, name, shown, priced=found is build_refine, as_json=as_json, events=events)
 
 
 @graphs.command("list")
@@ -121,21 +143,34 @@ def draw_graph(
 def show_history(
     graph: GraphArgument,
     thread: Annotated[str, typer.Argument(help="Thread.")],
+    run: Annotated[Path | None, typer.Option(help="The run that the thread was begun with.")] = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the checkpoints of a thread, the newest first; run --from goes on from one."""
-    from autotelic.graphs.running import compiled, find_graph, history, open_threads, threads_file
+    from autotelic.graphs.running import compiled, find_graph, history, is_postgres, open_threads
+
+    place = _place(run, threads)
+    if not is_postgres(place) and not Path(place).expanduser().is_file():
+        raise UsageError(
+            f"there are no threads in {place}. Name the run that the thread was begun with, or where it is kept, with "
+            "--run or --threads."
+        )
 
     async def look() -> Any:
-        async with open_threads(threads or threads_file()) as saver:
+        async with open_threads(place) as saver:
             return await history(saver, compiled(find_graph(graph), nobody()), thread)
 
     steps = asyncio.run(look())
-    table = Table("checkpoint", "when", "next", "state")
+    table = listing("checkpoint", "when", "next", "state")
     for step in steps:
         table.add_row(
-            *plain(step.checkpoint, step.created_at[:19], ", ".join(step.next) or "end", ", ".join(step.values))
+            *plain(
+                step.checkpoint,
+                step.created_at[:19].replace("T", " "),
+                ", ".join(step.next) or "end",
+                ", ".join(step.values),
+            )
         )
     show([step.model_dump() for step in steps], as_json, table)
 
@@ -146,6 +181,7 @@ class _Shown:
     def __init__(self, *, quiet: bool, lines: bool) -> None:
         self._quiet, self._lines = quiet, lines
         self._speaking = False
+        self._said = ""
 
     def take(self, event: Event) -> None:
         if self._lines:
@@ -154,9 +190,16 @@ class _Shown:
         elif not self._quiet:
             self._tell(event)
 
+    def told(self, answer: str) -> bool:
+        """Whether who reads both standard output and standard error has just read this answer."""
+        from autotelic.environments import plain_answer
+
+        return sys.stdout.isatty() and sys.stderr.isatty() and answer in (self._said, plain_answer(self._said))
+
     def _tell(self, event: Event) -> None:
         if event.kind == "token":
             sys.stderr.write(str(event.data))
+            self._said = f"{self._said if self._speaking else ''}{event.data}"
             self._speaking = True
         elif event.kind == "node":
             sys.stderr.write("\n" * self._speaking + f"[{event.node}]\n")
@@ -164,15 +207,17 @@ class _Shown:
         sys.stderr.flush()
 
 
-def _end(last: Event, name: str, *, as_json: bool, events: bool) -> None:
+def _end(last: Event, name: str, shown: _Shown, *, priced: bool, as_json: bool, events: bool) -> None:
     """Show what the last event says, and end with the exit code that goes with it."""
     if as_json:
         state = last.data if last.kind == "end" and isinstance(last.data, dict) else {"question": last.data}
         show({**state, "thread": name}, True, "")
     elif not events:
         found = last.data.get("answer", last.data) if isinstance(last.data, dict) else last.data
-        if found is not None:
+        if found is not None and not shown.told(str(found)):
             out.print(str(found), soft_wrap=True, markup=False)
+        if priced and last.kind == "end":
+            _tell_price(last.data)
         sys.stderr.write(f"thread {name}: go on with --thread {name}\n")
     if last.kind == "question":
         raise typer.Exit(3)
@@ -182,8 +227,43 @@ def _end(last: Event, name: str, *, as_json: bool, events: bool) -> None:
         raise typer.Exit(1)
 
 
+def _tell_price(state: dict[str, Any]) -> None:
+    """Say on standard error what an answer cost, and what cut it short."""
+    from autotelic.refinement import Price
+
+    cut = f", cut short: {state['stopped']}" if state.get("stopped") else ""
+    Console(stderr=True).print(
+        f"{Price.model_validate(state['price'])}{cut}", style="dim", markup=False, highlight=False
+    )
+
+
+def _refuse_unused(graph: str, found: Any, strategic: dict[str, Any], sourced: dict[str, Any]) -> None:
+    """Refuse options that would do nothing.
+
+    Raises:
+        UsageError: the graph answers by no strategy, or takes nothing from the command line.
+    """
+    from autotelic.graphs import build_ask
+    from autotelic.graphs.running import wants_context
+
+    if found is build_ask and (unused := [name for name, given in strategic.items() if given]):
+        raise UsageError(f"{', '.join(unused)} would do nothing: {graph} answers by no strategy. Run the graph refine.")
+    given = [name for name, given in (strategic | sourced).items() if given]
+    if given and not wants_context(found):
+        raise UsageError(
+            f"{', '.join(given)} would do nothing: {graph} is no function of a GraphContext. Leave it out."
+        )
+
+
+def _place(run: Path | None, threads: str | None) -> str | Path:
+    """Return where threads are kept."""
+    from autotelic.graphs.running import threads_file
+
+    return threads or (run / "threads.sqlite" if run else threads_file())
+
+
 async def _run(
-    spec: str,
+    found: Any,
     payload: Any,
     source: Source,
     tools: ToolsConfig,
@@ -193,18 +273,16 @@ async def _run(
     **where: Any,
 ) -> Event:
     from autotelic.cli.bars import Bars
-    from autotelic.graphs.running import compiled, find_graph, open_threads, stream, threads_file, wants_context
+    from autotelic.graphs.running import compiled, open_threads, stream, wants_context
     from autotelic.graphs.source import graph_context
 
-    found = find_graph(spec)
     async with AsyncExitStack() as stack:
         context = None
         if wants_context(found):
             with Bars() as bars:
                 made = await stack.enter_async_context(graph_context(source, tools=tools, progress=bars))
                 context = replace(made, **how)
-        place = threads or (source.run / "threads.sqlite" if source.run else threads_file())
-        saver = await stack.enter_async_context(open_threads(place))
+        saver = await stack.enter_async_context(open_threads(_place(source.run, threads)))
         async for event in stream(compiled(found, context), payload, saver, **where):
             shown.take(event)
     return event

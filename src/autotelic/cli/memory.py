@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.table import Table
+from rich.text import Text
 
-from autotelic.cli.shown import JsonOption, RunArgument, out, plain, show
+from autotelic.cli.shown import JsonOption, RunArgument, listing, out, plain, show
 from autotelic.core.errors import UsageError
+from autotelic.core.faults import faults
 
 if TYPE_CHECKING:
     from autotelic.memory import Kind, Memory, Usefulness
@@ -53,6 +54,8 @@ def list_memory(
 
     items, why = asyncio.run(work())
     _list(items[::-1][:limit], as_json, why)
+    if not as_json and len(items) > limit:
+        out.print(f"{limit} of {len(items)}; --limit shows more")
 
 
 @memory.command("search")
@@ -80,7 +83,11 @@ def search_memory(
 
 
 @memory.command("show")
-def show_memory(run: RunArgument, id: str, as_json: JsonOption = False) -> None:
+def show_memory(
+    run: RunArgument,
+    id: Annotated[str, typer.Argument(help="Id, as list shows it.")],
+    as_json: JsonOption = False,
+) -> None:
     """Show one item whole: where it stands, and what attempts with it were worth against bare ones."""
 
     async def work() -> dict[str, Any]:
@@ -113,11 +120,15 @@ def restore_memory(
         async with opened(run) as (found, _):
             if ids:
                 await _known(found, ids)
-            chosen = ids or [id_ for id_, row in (await found.rows()).items() if row.why == why]
-            return await found.restore(chosen)
+                return await found.restore(ids)
+            gone = {id_: row.why for id_, row in (await found.rows()).items() if row.why}
+            if why not in gone.values():
+                have = ", ".join(sorted(set(gone.values()))) or "none"
+                raise UsageError(f"nothing is out of sight for the reason {why!r}. Reasons here: {have}.")
+            return await found.restore([id_ for id_, reason in gone.items() if reason == why])
 
     back = asyncio.run(work())
-    show({"restored": back}, as_json, f"restored: {', '.join(back) or 'none'}")
+    show({"restored": back}, as_json, f"restored: {', '.join(back) or 'none, all of it is in sight'}")
 
 
 @memory.command("forget")
@@ -129,7 +140,7 @@ def forget_memory(
 ) -> None:
     """Delete items for good. They do not come back; the ledger keeps the episodes they came from.
 
-    In a run with oversight=[forgetting] this waits for `autotelic approve`, exit code 3; then give it again.
+    In a run whose oversight names forgetting this waits for `autotelic approve`, exit code 3; then give it again.
     """
     if not yes and not typer.confirm(f"Forget {len(ids)} for good?"):
         raise typer.Exit(1)
@@ -146,7 +157,9 @@ def forget_memory(
 
 
 @memory.command("export")
-def export_memory(run: RunArgument, file: Annotated[Path, typer.Argument(help="JSON lines.")]) -> None:
+def export_memory(
+    run: RunArgument, file: Annotated[Path, typer.Argument(help="JSON lines.")], as_json: JsonOption = False
+) -> None:
     """Write everything that is remembered to a file: also notes, and what is out of sight, with the reason."""
 
     async def work() -> str:
@@ -160,7 +173,7 @@ def export_memory(run: RunArgument, file: Annotated[Path, typer.Argument(help="J
     text = asyncio.run(work())
     _write(file, text)
     lines = text.count("\n")
-    out.print(f"{lines} written to {file}", soft_wrap=True)
+    show({"written": lines, "file": str(file)}, as_json, f"{lines} written to {file}")
 
 
 @memory.command("import")
@@ -179,8 +192,12 @@ def import_memory(
 
     try:
         held = read_dump(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        raise UsageError(f"{file} cannot be imported: {' '.join(str(error).split())[:300]}") from None
+    except ValidationError as error:
+        raise UsageError(
+            f"{file} cannot be imported: {faults(error)}. Each line is an item as export writes."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} cannot be imported: {error}") from None
 
     async def work() -> Added:
         async with opened(run) as (found, _):
@@ -203,7 +220,7 @@ def memory_stats(run: RunArgument, as_json: JsonOption = False) -> None:
             return _stats(await found.all(*_kinds(None)), why, _worth(ledger))
 
     rows = asyncio.run(work())
-    table = Table("kind", "family", "in sight", "out of sight", "uses", "useful", "harmful")
+    table = listing("kind", "family", "in sight", "out of sight", "uses", "useful", "harmful")
     for row in rows:
         gone = ", ".join(f"{n} {why}" for why, n in row["out_of_sight"].items())
         numbers = [str(row[name]) for name in ("uses", "useful", "harmful")]
@@ -251,10 +268,11 @@ def _under(one: Any, scope: str | None) -> bool:
 
 
 def _list(found: list[Any], as_json: bool, why: dict[str, str]) -> None:
-    table = Table("id", "kind", "family", "round", "found by", "out of sight")
+    table = listing("id", "found by", "out of sight")
     for one in found:
         text = " ".join(one.text.split())
-        table.add_row(*plain(one.id, one.kind, one.family, str(one.round), text[:80], why.get(one.id) or "-"))
+        about = Text(f"{one.id}\n  {one.kind}, {one.family}, round {one.round}")
+        table.add_row(about, *plain(text[:80], why.get(one.id) or "-"))
     show([one.model_dump(mode="json") for one in found], as_json, table)
 
 

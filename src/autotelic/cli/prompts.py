@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from rich.text import Text
 
-from autotelic.cli.shown import JsonOption, RunArgument, out, show
+from autotelic.cli.shown import JsonOption, RunArgument, listing, out, show
 from autotelic.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ async def _evolved(
 def list_prompts(run: RunArgument, as_json: JsonOption = False) -> None:
     """List the versions of a run's prompts."""
     rows = _rows(run)
-    table = Table("version", "role", "policy", "promoted", "gain [95%]", "calls", "learned on", "proved on")
+    table = listing("version", "role", "policy", "promoted", "gain [95%]", "calls", "learned on", "proved on")
     for row in rows:
         verdict = "yes" if row.promoted else "no"
         place = (row.learned_on, row.proved_on)
@@ -114,7 +113,7 @@ def _rows(run: Path) -> list[PromptRow]:
 
 
 def _show_version(row: PromptRow, as_json: bool) -> None:
-    table = Table("tasks", "score", "chosen", "by", "prompt", box=SIMPLE_HEAD)
+    table = listing("tasks", "score", "chosen", "by", "prompt", box=SIMPLE_HEAD)
     for one in row.tried:
         score, chosen = "-" if one["score"] is None else f"{one['score']:.1%}", "yes" if one["chosen"] else ""
         by = one.get("by", "")  # older ledgers do not say

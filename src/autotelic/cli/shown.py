@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Column, Table
 from rich.text import Text
 
-__all__ = ["JsonOption", "OtherOption", "RunArgument", "out", "plain", "show"]
+__all__ = ["JsonOption", "OtherOption", "RunArgument", "listing", "out", "plain", "show"]
 
 out = Console()
 
@@ -20,6 +21,11 @@ OtherOption = Annotated[
     list[str] | None,
     typer.Option(help="Another model that speaks in debate, mixture...: provider/name, or openai/NAME=URL."),
 ]
+
+
+def listing(name: str, *heads: str, **style: Any) -> Table:
+    """Return a table of which nothing is cut: names stand in one line, to be copied, and the rest goes on below."""
+    return Table(Column(name, no_wrap=True), *(Column(head, overflow="fold") for head in heads), **style)
 
 
 def plain(*cells: str) -> list[Text]:

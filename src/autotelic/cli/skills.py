@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from autotelic.cli.memory import opened
-from autotelic.cli.shown import JsonOption, RunArgument, plain, show
+from autotelic.cli.shown import JsonOption, RunArgument, listing, plain, show
 
 if TYPE_CHECKING:
     from autotelic.graphs import Session
@@ -41,7 +40,7 @@ def list_skills(run: RunArgument, family: FamilyOption = None, as_json: JsonOpti
             return [skill for skill in await skills_of(library) if family in (None, skill.family)]
 
     found = asyncio.run(work())
-    table = Table("id", "family", "version", "round", "gain", "pinned", "what it does")
+    table = listing("id", "family", "version", "round", "gain", "pinned", "what it does")
     for one in found:
         does = one.description.splitlines()[0] if one.description else ""
         pinned = "yes" if one.pinned else ""
@@ -89,7 +88,7 @@ def remove(
 ) -> None:
     """Delete a skill for good. The ledger keeps what was decided about it.
 
-    In a run with oversight=[forgetting] this waits for `autotelic approve`, exit code 3; then give it again.
+    In a run whose oversight names forgetting this waits for `autotelic approve`, exit code 3; then give it again.
     """
     if not yes and not typer.confirm(f"Remove {id} for good?"):
         raise typer.Exit(1)
@@ -156,7 +155,7 @@ def _decided(run: Path, work: Callable[[Session, SkillLibrary], Awaitable[list[S
                 return await work(session, session.memory)
 
     rows = [row.model_dump(include=_SHOWN) for row in asyncio.run(decide())]
-    table = Table("id", "skill", "kept", "reason", "figures")
+    table = listing("id", "skill", "kept", "reason", "figures")
     for row in rows:
         table.add_row(*plain(row["id"], row["skill_id"], "yes" if row["kept"] else "no", row["reason"], row["detail"]))
     show(rows, as_json, table)

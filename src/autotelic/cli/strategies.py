@@ -169,7 +169,10 @@ async def evaluate_strategies(
     n = len(rows[names[0]])
     helped = " with memory" if memory else ""
     who = f"policy-{asked.policy}{spoke}"
-    page.write_text(strategy_page(found, f"{who} on {n} tasks of {suite}{helped}"), encoding="utf-8")
+    try:
+        page.write_text(strategy_page(found, f"{who} on {n} tasks of {suite}{helped}"), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{page} cannot be written: {error}. The answers are kept: give the command again.") from None
     return {
         "policy": asked.policy,
         "who": who,

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from autotelic.cli.shown import JsonOption, plain, show
+from autotelic.cli.shown import JsonOption, listing, plain, show
 from autotelic.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,12 +59,12 @@ def list_tools(
         show(names, as_json, "\n".join(names))
         return
     rows = asyncio.run(_listed(_config(tool, allow, run), run))
-    table = Table("tool", "permission", "allowed", "seconds", "what it does")
+    table = listing("tool", "permission", "allowed", "seconds", "what it does")
     for row in rows:
         does = row["description"].split("\n")[0]
         allowed = "yes" if row["allowed"] else "no"
         table.add_row(*plain(row["name"], row["permission"], allowed, f"{row['seconds']:g}", does))
-    show(rows, as_json, table)
+    show(rows, as_json, table if rows else _NONE)
 
 
 @tools.command("show")
@@ -117,11 +116,14 @@ def test_tools(
     lines = [f"{row['tool']}: {row['calls']} calls, {len(row['findings'])} ended badly" for row in found]
     for row in found:
         lines += [f"  {f['kind']} {f['arguments'][:100]}: {f['problem']}" for f in row["findings"][:10]]
-    show(found, as_json, "\n".join(lines))
     if not found:
-        raise UsageError("no tool was named. Name one with --tool, e.g. --tool my_tools.py, or a run with --run.")
+        raise UsageError("no tool was named. Name one with --tool, e.g. --tool my_tools.py." if run is None else _NONE)
+    show(found, as_json, "\n".join(lines))
     if any(row["findings"] for row in found):
         raise typer.Exit(1)
+
+
+_NONE = "the run has no tools: name some under tools.use in a new run's config, or here with --tool."
 
 
 def _config(

@@ -74,7 +74,7 @@ class RunDir:
                 path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(
-                f"the run directory {self.root} cannot be made: {error}. Choose another with RUN."
+                f"the run directory {self.root} cannot be made: {error}. Choose another with --run."
             ) from None
         return self
 

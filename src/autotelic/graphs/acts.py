@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from autotelic.agents import CallRecord
 from autotelic.core.errors import UsageError
+from autotelic.core.faults import faults
 from autotelic.core.words import Critique, Frozen, Message
 from autotelic.refinement import Draft, Price
 
@@ -223,8 +224,9 @@ def read_act(given: Any) -> Any:
     try:
         return _ACTS.validate_python(given)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'act'}: {e['msg']}" for e in error.errors()[:3])
-        raise UsageError(f"this is no act: {faults}. An act is, e.g., {{'kind': 'say', 'text': 'hello'}}.") from None
+        raise UsageError(
+            f"this is no act: {faults(error, 'act')}. An act is, e.g., {{'kind': 'say', 'text': 'hello'}}."
+        ) from None
 
 
 def acted(turn: Turn, act: Any) -> Turn:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from autotelic.agents import Bounds
 from autotelic.core.config import load_config
@@ -117,6 +117,15 @@ class MemoryConfig(Frozen):
     """Arguments of LangChain embeddings."""
     chroma: str | None = None
     """URL of a Chroma server; by default the index is in the run's directory."""
+
+    @field_validator("scopes")
+    @classmethod
+    def _are_scopes(cls, scopes: tuple[str, ...]) -> tuple[str, ...]:
+        for scope in scopes:
+            root, *rest = scope.split("/")
+            if root not in ("run", "project", "user") or not all(rest):
+                raise ValueError(f"{scope!r} is no scope; expected run, project/NAME or user/NAME.")
+        return scopes
 
     @property
     def ranking(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 
-from autotelic.serving import Gateway, LiteLLMBackend
+from autotelic.serving import Gateway, LiteLLMBackend, require_provider
 
 __all__ = ["open_others", "open_remote", "shown_others"]
 
@@ -24,8 +24,17 @@ def open_remote(stack: AsyncExitStack, name: str, url: str | None) -> Gateway:
 
 
 def open_others(stack: AsyncExitStack, names: Iterable[str]) -> tuple[Gateway, ...]:
-    """Open models by LiteLLM's names; `NAME=URL` is one on an OpenAI-compatible server. `stack` closes them."""
-    return tuple(open_remote(stack, *name.partition("=")[::2]) for name in names)
+    """Open models by LiteLLM's names; `NAME=URL` is one on an OpenAI-compatible server. `stack` closes them.
+
+    Raises:
+        UsageError: a name is of no provider's.
+    """
+    opened = []
+    for text in names:
+        name, _, url = text.partition("=")
+        require_provider(name)
+        opened.append(open_remote(stack, name, url))
+    return tuple(opened)
 
 
 def shown_others(names: Iterable[str]) -> str:

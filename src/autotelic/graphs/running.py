@@ -227,7 +227,10 @@ async def history(saver: BaseCheckpointSaver[Any], graph: Any, thread: str) -> l
         async for state in kept.aget_state_history({"configurable": {"thread_id": thread}})
     ]
     if not steps:
-        raise UsageError(f"there is no thread {thread!r}.")
+        raise UsageError(
+            f"there is no thread {thread!r} here. Name the run that it was begun with, or where it is kept, with --run "
+            "or --threads."
+        )
     return steps
 
 
@@ -236,7 +239,8 @@ def _given(before: Any, payload: Any, thread: str, start: str | None, answer: An
     there = before.created_at is not None
     if start and not there:
         raise UsageError(
-            f"there is no checkpoint {start!r} of the thread {thread!r}. See: autotelic graphs history GRAPH {thread}"
+            f"there is no checkpoint {start!r} of the thread {thread!r}. See: autotelic graphs history GRAPH {thread}, "
+            "with the same --run or --threads."
         )
     if not there and (payload is None or answer is not NO_REPLY):
         raise UsageError(f"there is no thread {thread!r} to go on with. Give --input to begin one.")

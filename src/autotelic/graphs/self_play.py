@@ -259,7 +259,7 @@ class SelfPlay:
         if changed:
             raise UsageError(
                 f"{self.run_dir.root} holds a run with another config (different: {', '.join(changed)}). Go on with "
-                f"{path}, or choose another directory with RUN."
+                f"{path}, or choose another directory with --run."
             )
 
 

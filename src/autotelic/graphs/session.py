@@ -249,6 +249,8 @@ async def open_session(config: Config, run: RunDir, progress: Progress | None = 
             load_source(plugin)
         if config.solve.strategy is not None:
             build_strategy(config.solve.strategy)  # one that cannot be built is found out now
+        if config.memory.recipes is not None:
+            load_source(config.memory.recipes)  # and so are recipes that are not there
         ledger = Ledger(run.ledger)
         stack.callback(ledger.close)
         environment = await stack.enter_async_context(open_environment(config.environment, sandbox=config.sandbox))
@@ -321,6 +323,7 @@ async def _found(session: Session) -> None:
     if ledger.rows(PolicyRow, number=0):
         await asyncio.to_thread(find_base, config, run)
         return
+    await _check_methods(session)
     session.progress.start("model")
     model = await asyncio.to_thread(resolve_model, config.model)
     base = await session.trainer.prepare_base(Path(model.path))
@@ -349,6 +352,20 @@ async def _found(session: Session) -> None:
             ),
         ]
     )
+
+
+async def _check_methods(session: Session) -> None:
+    """Refuse a method that there is not, or its settings, before the run is bound to them.
+
+    Raises:
+        UsageError: the message names the key.
+    """
+    config = session.config
+    for key, how in (("train", config.train), ("feedback", config.feedback)):
+        try:
+            await session.trainer.check(how.method, how.settings, config.plugins)
+        except UsageError as error:
+            raise UsageError(f"{key}.method: {error}") from None
 
 
 def as_dicts(messages: Iterable[Message]) -> list[dict[str, Any]]:

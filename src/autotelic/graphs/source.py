@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autotelic.agents import ToolPicker
+from autotelic.core.errors import UsageError
 from autotelic.core.progress import Progress
 from autotelic.core.run_dir import RunDir
 from autotelic.core.words import PolicyFiles
@@ -40,6 +41,11 @@ class Source:
     """Address of an OpenAI-compatible server for `remote`."""
     others: tuple[str, ...] = ()
     """Models that take part beside it, by LiteLLM's names; `NAME=URL` for one on an OpenAI-compatible server."""
+
+    def __post_init__(self) -> None:
+        """Refuse an address of nobody."""
+        if self.base_url and not self.remote:
+            raise UsageError("--base-url is the address of the model that --remote names; name one, e.g. openai/NAME.")
 
 
 @dataclass(frozen=True)

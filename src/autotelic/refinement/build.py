@@ -10,6 +10,7 @@ from typing import Any, cast, get_args, get_type_hints
 from pydantic import ConfigDict, ValidationError, validate_call
 
 from autotelic.core.errors import UsageError
+from autotelic.core.faults import faults
 from autotelic.core.registry import lookup
 from autotelic.refinement.adapted import Adapting
 from autotelic.refinement.work import IN_TURN, Strategy
@@ -136,9 +137,9 @@ def _built(node: ast.expr, text: str) -> Any:
     try:
         return checked(*given, **named)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors())
         raise UsageError(
-            f"{name} cannot be built from {text!r}: {faults}. It takes {parameters(maker) or 'nothing'}."
+            f"{name} cannot be built from {text!r}: {faults(error, 'arguments')}. "
+            f"It takes {parameters(maker) or 'nothing'}."
         ) from None
 
 

@@ -12,6 +12,7 @@ from autotelic.serving.backends import (
     Streaming,
     TooLong,
     Unavailable,
+    require_provider,
 )
 from autotelic.serving.canary import Indistinguishable, Tolerance, difference, prove, server_logprobs
 from autotelic.serving.config import ServingConfig
@@ -52,6 +53,7 @@ __all__ = [
     "difference",
     "open_endpoint",
     "prove",
+    "require_provider",
     "resolve_model",
     "server_logprobs",
 ]

@@ -30,6 +30,7 @@ __all__ = [
     "Streaming",
     "TooLong",
     "Unavailable",
+    "require_provider",
 ]
 
 T = TypeVar("T")
@@ -292,6 +293,22 @@ class LiteLLMBackend:
 
     async def aclose(self) -> None:
         """See `Backend.aclose`."""
+
+
+def require_provider(model: str) -> None:
+    """Make sure that LiteLLM knows whom to ask for a model; nobody is asked.
+
+    Raises:
+        UsageError: it does not.
+    """
+    litellm = _litellm()
+    try:
+        litellm.get_llm_provider(model)
+    except litellm.exceptions.BadRequestError:
+        raise UsageError(
+            f"nobody is known who provides the model {model!r}. Write provider/name as LiteLLM has it, or openai/NAME "
+            "for one on an OpenAI-compatible server."
+        ) from None
 
 
 Script = Callable[[Sequence[Message], Sampling], Sequence[str] | Awaitable[Sequence[str]]]

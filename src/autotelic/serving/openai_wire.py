@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from autotelic.core.dialect import answering, calling, read_turn, turn_schema
 from autotelic.core.errors import UsageError
+from autotelic.core.faults import faults
 from autotelic.core.words import Completion, Message, ToolCall
 from autotelic.serving.sampling import Sampling
 
@@ -200,8 +201,7 @@ def read_request(body: bytes) -> ChatRequest:
     try:
         return ChatRequest.model_validate_json(body)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors()[:3])
-        raise UsageError(f"the request cannot be read: {faults}") from None
+        raise UsageError(f"the request cannot be read: {faults(error, 'body')}") from None
 
 
 def said(completion: Completion, *, tools: bool) -> tuple[dict[str, Any], str]:

@@ -24,6 +24,7 @@ from referencing.exceptions import Unresolvable
 
 from autotelic.core.dialect import strict_json
 from autotelic.core.errors import UsageError
+from autotelic.core.faults import faults
 from autotelic.core.words import Frozen, sound
 from autotelic.tools._running import in_loop, in_thread
 
@@ -212,7 +213,7 @@ def tool(
                 # Strict, but as JSON: "2" is no number, while a date may come as text because JSON has no other way.
                 checked = model.model_validate_json(json.dumps(arguments), strict=True)
             except ValidationError as error:
-                return bad_arguments(_explain(error))
+                return bad_arguments(faults(error, "arguments", most=5))
             run = partial(plain, **{field: getattr(checked, field) for field in model.model_fields})
             if not inspect.iscoroutinefunction(plain):
                 return await in_thread(run)
@@ -307,7 +308,3 @@ def _is_async(thing: BaseTool) -> bool:
     if isinstance(thing, SimpleTool | StructuredTool) and thing.coroutine is not None:
         return True
     return type(thing)._arun not in (BaseTool._arun, SimpleTool._arun, StructuredTool._arun)
-
-
-def _explain(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors()[:5])

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from autotelic.core.errors import StoreError
+from autotelic.core.faults import faults
 from autotelic.core.files import write_whole
 from autotelic.core.hashing import sha256_of_weights
 from autotelic.core.words import Canary, Frozen, PolicyFiles
@@ -67,7 +68,8 @@ def read_card(directory: Path) -> Card:
         return Card.model_validate_json((directory / CARD).read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
         raise StoreError(
-            f"{directory} is not a policy: {error}. Train it again, or restore the directory from a copy of the run."
+            f"{directory} is not a policy: {faults(error, CARD) if isinstance(error, ValidationError) else error}. "
+            "Train it again, or restore the directory from a copy of the run."
         ) from error
 
 

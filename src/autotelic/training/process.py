@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -71,6 +71,15 @@ class Trainer:
         """
         async with self._lock:
             await self._started()
+
+    async def check(self, method: str, settings: Mapping[str, Any], plugins: Sequence[str] = ()) -> None:
+        """Make sure that there is a method, and that it takes these settings.
+
+        Raises:
+            UsageError: there is none of that name, or a setting cannot work.
+            TrainingError: the worker failed.
+        """
+        await self._run("check", {"name": method, "settings": dict(settings), "plugins": list(plugins)})
 
     async def train(
         self,

@@ -26,6 +26,7 @@ from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from autotelic.core.errors import TrainingError, UsageError
+from autotelic.core.faults import faults
 from autotelic.core.words import Frozen, Message, TrainingExample
 from autotelic.training.job import MAX_LENGTH, TrainingStep
 from autotelic.training.kernels import head_loss
@@ -186,9 +187,8 @@ class SFT:
         try:
             self.config = self.settings(**settings)
         except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise UsageError(
-                f"the settings of the method {self.name} cannot work: {faults}. There are: "
+                f"the settings of the method {self.name} cannot work: {faults(error)}. There are: "
                 f"{', '.join(self.settings.model_fields)}."
             ) from None
 

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain
@@ -56,6 +56,9 @@ def main() -> None:
         try:
             if order["kind"] == "train":
                 _train(TrainingJob.model_validate(order["job"]), events)
+            elif order["kind"] == "check":
+                _method(**order["job"])
+                _emit(events, "result")
             else:
                 _emit(events, "result", _fingerprint(CanaryJob.model_validate(order["job"])).model_dump())
         except Exception as error:
@@ -75,6 +78,13 @@ def _listen(jobs: queue.SimpleQueue[dict[str, Any]]) -> None:
 def _emit(events: IO[str], event: str, payload: dict[str, Any] | None = None) -> None:
     events.write(json.dumps({"event": event, "payload": payload}) + "\n")
     events.flush()
+
+
+def _method(name: str, settings: Mapping[str, Any], plugins: Sequence[str]) -> Method:
+    for plugin in plugins:
+        load_source(plugin)
+    method: Method = lookup("method", name)(settings)
+    return method
 
 
 def _fingerprint(job: CanaryJob) -> CanaryResult:
@@ -110,9 +120,7 @@ def _train(job: TrainingJob, events: IO[str]) -> None:
     if (out / CARD).exists() and (done := read_card(out).result) is not None and done.job == identity:
         _emit(events, "result", done.model_dump())
         return
-    for plugin in job.plugins:
-        load_source(plugin)
-    method: Method = lookup("method", job.method)(job.config)
+    method = _method(job.method, job.config, job.plugins)
 
     def report(step: TrainingStep) -> None:
         _emit(events, "step", step.model_dump())
