@@ -228,23 +228,41 @@ async def test_an_answer_that_takes_too_long_is_wrong_and_nothing_waits_for_it(m
 
 
 @pytest.mark.timeout(120)
-def test_a_scorer_apart_is_ended_when_it_must_and_started_again() -> None:
+async def test_a_scorer_apart_is_ended_when_it_must_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pickle.py").write_text("raise SystemExit(4)")
+    monkeypatch.chdir(tmp_path)
     apart = Apart(seconds=0.5)
-    assert apart.score(eval, "print('not a score') or share / 2", {"share": 1}) == 0.5
+    assert await apart.score(eval, "print('not a score') or share / 2", {"share": 1}) == 0.5
     with pytest.raises(TimeoutError, match=r"more than 0\.5 s"):
-        apart.score(eval, "9**9**9", {})
+        await apart.score(eval, "9**9**9", {})
     with pytest.raises(ValueError, match="ZeroDivisionError"):
-        apart.score(eval, "1/0", {})
+        await apart.score(eval, "1/0", {})
     with pytest.raises(EnvironmentFailure, match="exit code 3"):
-        apart.score(eval, "__import__('os')._exit(3)", {})
-    worker = int(apart.score(eval, "__import__('os').getpid()", {}))
-    assert worker not in (os.getpid(), 0)
+        await apart.score(eval, "__import__('os')._exit(3)", {})
+    worker = int(await apart.score(eval, "__import__('os').getpid()", {}))
+    assert worker not in (os.getpid(), 0) and os.getsid(worker) != os.getsid(0), "Ctrl-C does not reach it"
     apart.close()
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
-    assert apart.score(eval, "1", {}) == 1.0
+    assert await apart.score(eval, "1", {}) == 1.0
     apart.close()
     apart.close()
+
+
+@pytest.mark.timeout(120)
+async def test_who_waits_for_a_score_keeps_nobody_waiting_and_is_not_waited_for() -> None:
+    apart = Apart(seconds=60)
+    assert await apart.score(eval, "1", {}) == 1.0
+    waiting = [asyncio.create_task(apart.score(eval, "9**9**9", {})) for _ in range(40)]
+    await asyncio.sleep(0.2)
+    assert await asyncio.to_thread(int, "1") == 1
+    for one in waiting[:20]:
+        one.cancel()
+    apart.close()
+    found = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(one) for one in found} <= {asyncio.CancelledError, EnvironmentFailure}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from autotelic.evaluation import RoutesConfig, critic_gap
 from autotelic.graphs import SelfPlay
 from autotelic.graphs.actions import opened_suite
 from autotelic.graphs.routing import learn_in_run
-from autotelic.graphs.strategy_solver import current_routes
+from autotelic.graphs.strategy_solver import current_routes, proofs_on
 from autotelic.store import CritiqueRow, EvaluationRow, Ledger, PromptRow, RouteRow, StrategyRow
 
 pytestmark = pytest.mark.e2e
@@ -217,6 +217,13 @@ def test_each_proof_on_the_same_tasks_has_to_show_more(copy: Copy) -> None:
     reasons = [learn(run, VOTE, "--policy", 1)["reasons"][0] for _ in range(2)]
     assert "lower bound at 0.95 is above" in reasons[0] and "lower bound at 0.975 is above" in reasons[1]
     assert "at 0.95 is above" in learn(run, VOTE, "--policy", 1, "--on", 2, "--prove", 1)["reasons"][0], "other tasks"
+    proved: Any = {"policy": 1, "promoted": False, "learned_on": "", "evidence": {"n": 1}}
+    with opened(run) as ledger:
+        half = "fresh:2, other half of its tasks"
+        ledger.add([RouteRow(version=8, proved_on=half, routes={}, choices=[], **proved)])
+        other: Any = {"role": "critic", "prompts": {}, "reflector": "", "budget": 1, "calls": 1}
+        ledger.add([PromptRow(version=1, proved_on="fresh:2", **other, **proved)])
+        assert [proofs_on(ledger, policy, round) for policy, round in ((1, 2), (1, 1), (2, 2))] == [4, 1, 0]
 
 
 def test_routes_lead_to_no_routes_nor_to_prompts_evolved_on_what_proves(copy: Copy) -> None:

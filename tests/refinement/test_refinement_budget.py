@@ -187,3 +187,13 @@ async def test_a_policy_that_is_not_proved_stops_everything() -> None:
 async def test_a_strategy_that_cannot_be_used_says_so_and_is_no_failed_call() -> None:
     with pytest.raises(UsageError, match="no tools"):
         await answer_task(build_strategy("self_consistency(tool_loop, n=2)"), work(Restless()))
+
+
+async def test_a_time_out_of_somebody_elses_is_not_the_budgets() -> None:
+    async def late() -> None:
+        raise TimeoutError("theirs")
+
+    asked = work(Model(lambda text, index: "x"), Budget(seconds=60))
+    with pytest.raises(TimeoutError, match="theirs"):
+        await asked.within(late())
+    assert asked.meter.tally.stopped == ""

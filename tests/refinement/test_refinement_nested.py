@@ -10,8 +10,9 @@ import pytest
 from tests.refinement.kit import Model, in_turn, judging, work
 
 from autotelic.core.errors import UsageError
+from autotelic.core.registry import register
 from autotelic.core.words import Completion, Message
-from autotelic.refinement import Answer, Budget, answer_task, build_strategy, fan_out
+from autotelic.refinement import Answer, Budget, Strategy, answer_task, build_strategy, direct, fan_out
 from autotelic.serving import Gateway, Refused, Sampling, ScriptedBackend
 from autotelic.tools import Toolbox, tool
 from autotelic.ui.names import read_name
@@ -149,3 +150,13 @@ def test_what_goes_side_by_side_is_multiplied_and_what_goes_in_turn_is_not() -> 
     assert fan_out("debate(mixture(n=5), speakers=7, rounds=300)") == 35
     with pytest.raises(UsageError, match="at once"):
         read_name("champion:tree_of_thoughts(width=500,beam=500)")
+
+
+def test_what_a_plugin_does_not_mark_is_bounded_by_its_largest_number() -> None:
+    @register("strategy", "mine")
+    def mine(inner: Any = None, *, n: int = 4, max_tokens: int = 512, tries: int = -8) -> Strategy:
+        return direct()
+
+    assert fan_out("mine") == 512
+    assert fan_out("mine(n=0, max_tokens=-1, tries=0)") == 1
+    assert fan_out("debate(mine(max_tokens=600), speakers=2)") == 1200

@@ -114,6 +114,13 @@ async def test_attempts_are_bounded(gateway: Gateway, bench: Any) -> None:
     assert gateway.counters.calls == 0
 
 
+async def test_no_completion_is_no_answer() -> None:
+    gateway = Gateway(ScriptedBackend(lambda messages, sampling: []), attempts=2, backoff=0)
+    gateway.unblock(0)
+    with pytest.raises(ServingError, match="2 attempts; the last: an answer without any completion"):
+        await gateway.complete(ASK)
+
+
 async def test_a_refused_request_is_not_tried_again(gateway: Gateway, bench: Any) -> None:
     bench.set("refuse")
     with pytest.raises(ServingError, match="status 400"):

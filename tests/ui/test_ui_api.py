@@ -14,6 +14,7 @@ import uvicorn
 from pydantic import SecretStr
 from tests.ui.conftest import KEY, Model, Run
 
+from autotelic.core.errors import ServingError
 from autotelic.serving import Gateway
 
 Served = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
@@ -123,6 +124,24 @@ async def test_the_budget_bounds_what_a_caller_may_cost(served: Served, model: M
         found = (await client.post(PATH, json=chat("x", "champion:mixture(n=3, layers=40)"))).json()
     assert len(model.asked) == 16
     assert found["autotelic"]["stopped"] == "calls" and found["choices"][0]["finish_reason"] == "length"
+
+
+async def test_fewer_answers_than_were_asked_for_are_none(
+    served: Served, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, calls = model.complete, list[int]()
+
+    async def first_only(messages: Any, sampling: Any, policy: int | None) -> Any:
+        calls.append(sampling.n)
+        if len(calls) > 1:
+            raise ServingError("gone")
+        return (await whole(messages, sampling, policy))[:1]
+
+    monkeypatch.setattr(model, "complete", first_only)
+    async with served() as client:
+        found = await client.post(PATH, json=chat("x", n=3))
+    assert calls == [3, 2] and found.status_code == 503
+    assert "1 of 3 answers came, then: ServingError: gone" in found.json()["error"]["message"]
 
 
 async def test_a_graph_answers(served: Served, model: Model) -> None:

@@ -9,15 +9,16 @@ Not covered: memory, beyond what the allowed seconds can fill.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
-import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -32,7 +33,7 @@ _SERVE = "import sys; from autotelic.environments._gym_apart import serve; serve
 
 
 class Apart:
-    """Calls scorers in another process, one at a time, from any thread; the process starts with the first answer.
+    """Calls scorers in another process, one after the other; the process starts with the first answer.
 
     Args:
         seconds: processor time that one answer may take. Right answers take milliseconds.
@@ -40,11 +41,12 @@ class Apart:
 
     def __init__(self, seconds: float = 5.0) -> None:
         self._seconds = seconds
-        self._lock = threading.Lock()
+        self._line: ThreadPoolExecutor | None = None  # of its own: who waits here must not keep others waiting
+        self._closing = False
         self._worker: subprocess.Popen[bytes] | None = None
         self._ending: Callable[[], object] | None = None
 
-    def score(self, scorer: Score, answer: str, entry: dict[str, Any]) -> float:
+    async def score(self, scorer: Score, answer: str, entry: dict[str, Any]) -> float:
         """Return `scorer(answer, entry)`; all three have to be pickled.
 
         Raises:
@@ -52,22 +54,36 @@ class Apart:
             ValueError: it raised.
             EnvironmentFailure: the process ended by itself, which is no verdict on the answer.
         """
-        with self._lock:
-            worker = self._running()
-            line = _asked(worker, pickle.dumps((scorer, answer, entry)))
-            if not line:
-                code = worker.wait()
-                self._end()
-                raise self._failure(code)
+        if self._line is None:
+            self._line = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scoring")
+        return await asyncio.get_running_loop().run_in_executor(self._line, self._score, scorer, answer, entry)
+
+    def close(self) -> None:
+        """End the process and whatever waits for it. Calling it twice is fine, and so is scoring again afterwards."""
+        line, self._line = self._line, None
+        if line is None:
+            return
+        self._closing = True
+        line.shutdown(wait=False, cancel_futures=True)
+        if self._worker is not None:
+            self._worker.kill()
+        line.shutdown()
+        self._closing = False
+        self._end()
+
+    def _score(self, scorer: Score, answer: str, entry: dict[str, Any]) -> float:
+        worker = self._running()
+        if self._closing:  # just before it began to run
+            worker.kill()
+        line = _asked(worker, pickle.dumps((scorer, answer, entry)))
+        if not line:
+            code = worker.wait()
+            self._end()
+            raise self._failure(code)
         said = json.loads(line)
         if "error" in said:
             raise ValueError(said["error"])
         return float(said["score"])
-
-    def close(self) -> None:
-        """End the process. Calling it twice is fine, and so is scoring again afterwards."""
-        with self._lock:
-            self._end()
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._worker is None:
@@ -116,7 +132,7 @@ def _start(seconds: float) -> subprocess.Popen[bytes]:
     # The worker must find this very package, also when it was not installed but put on the path.
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
-        [sys.executable, "-c", _SERVE, str(seconds)],
+        [sys.executable, "-P", "-c", _SERVE, str(seconds)],  # nothing is imported from the current directory
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

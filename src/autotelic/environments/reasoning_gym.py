@@ -167,7 +167,7 @@ class ReasoningGym:
 
     async def _scored(self, scorer: Scorer, answer: str, entry: dict[str, Any]) -> float:
         if scorer.unbounded:
-            return await asyncio.to_thread(self._apart.score, scorer, answer, entry)
+            return await self._apart.score(scorer, answer, entry)
         return scorer(answer, entry)
 
     def proposal_prompt(self, rng: Random, demonstrations: int = 3) -> list[Message]:

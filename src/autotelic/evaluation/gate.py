@@ -48,7 +48,7 @@ class GateConfig(Frozen):
 
         Each time half the error is left, so that all proofs on them together may err no more than two first ones.
         """
-        return self.model_copy(update={"confidence": 1 - (1 - self.confidence) / 2**times})
+        return self.model_copy(update={"confidence": 1 - (1 - self.confidence) / 2 ** min(times, 20)})
 
 
 class Decision(Frozen):
@@ -132,7 +132,7 @@ def _gained(config: GateConfig, fresh: Comparison | None) -> tuple[bool, str]:
         return False, dropped
     alpha = (1 - config.confidence) / 2
     sign = f"{fresh.wins} wins to {fresh.losses} losses, sign test p = {fresh.sign_p:.2g}"
-    bound = f"fresh: {_figures(fresh)}: the lower bound at {config.confidence:.4g}"
+    bound = f"fresh: {_figures(fresh)}: the lower bound at {config.confidence:.7g}"
     if fresh.low <= 0:
         return False, f"{bound} is not above zero ({sign})"
     if fresh.sign_p > alpha:

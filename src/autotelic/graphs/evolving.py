@@ -35,7 +35,7 @@ from autotelic.core.words import Frozen, Message, content_id
 from autotelic.evaluation import Comparison, Decision, bootstrap_seed, decide, paired_bootstrap
 from autotelic.graphs.prompting import Item, Said, Trials, component_of, credits_of, plain_prompt, prompt_items, scores
 from autotelic.graphs.session import Session
-from autotelic.graphs.strategy_solver import current_prompts
+from autotelic.graphs.strategy_solver import current_prompts, proofs_on
 from autotelic.serving import TOO_LONG, Gateway, Sampling, TooLong
 from autotelic.store import PromptCallRow, PromptRow
 
@@ -139,9 +139,7 @@ async def _proved(
     """Have the gate decide between prompts."""
     if after == before:
         return Decision(promote=False, reasons=(NOTHING,)), {}
-    place = {"role": plan.role, "policy": plan.policy, "proved_on": f"fresh:{plan.prove}"}
-    proofs = s.ledger.column(PromptRow, "evidence", **place)
-    gate = s.config.gate.asked_again(sum(map(bool, proofs)))
+    gate = s.config.gate.asked_again(proofs_on(s.ledger, plan.policy, plan.prove))
     found: dict[str, Comparison | None] = {}
     for suite, round in (("fresh", plan.prove), ("frozen", 0)):
         items = prompt_items(s, plan.role, suite, round, plan.family)

@@ -23,6 +23,7 @@ from autotelic.evaluation import (
 )
 from autotelic.graphs.refining import answer_suite_by
 from autotelic.graphs.session import Session
+from autotelic.graphs.strategy_solver import proofs_on
 from autotelic.refinement import consults_critic, uses
 from autotelic.store import PromptRow, RouteRow, StrategyRow, SuiteRow
 
@@ -92,8 +93,7 @@ async def learn_in_run(
         reasons=["no strategy is worth its tokens in any family"],
     )
     if routes:
-        proofs = s.ledger.column(RouteRow, "evidence", policy=policy, proved_on=proving.name)
-        gate = s.config.gate.asked_again(sum(map(bool, proofs)))
+        gate = s.config.gate.asked_again(proofs_on(s.ledger, policy, proving.round))
         fresh = await _routed(s, proving, routes, policy, gate.confidence)
         frozen = await _routed(
             s, _Part("frozen", 0, s.ledger.suite("frozen"), "frozen"), routes, policy, gate.confidence

@@ -38,6 +38,7 @@ __all__ = [
     "examples_in",
     "first_score",
     "how_found",
+    "proofs_on",
     "reached",
     "work_of",
 ]
@@ -197,6 +198,13 @@ def current_routes(ledger: Ledger, policy: int | None) -> tuple[int, dict[str, s
     """
     promoted = ledger.rows(RouteRow, promoted=True, policy=policy, order="version")
     return (promoted[-1].version, dict(promoted[-1].routes)) if promoted else (0, {})
+
+
+def proofs_on(ledger: Ledger, policy: int, round: int) -> int:
+    """Return how often routes or prompts of a policy were proved on the fresh suite of a round, or on a half of it."""
+    tables: tuple[type[RouteRow | PromptRow], ...] = (RouteRow, PromptRow)
+    rows = [row for table in tables for row in ledger.rows(table, policy=policy)]
+    return sum(bool(row.evidence) and row.proved_on.split(",")[0] == f"fresh:{round}" for row in rows)
 
 
 def current_prompts(ledger: Ledger, policy: int | None) -> dict[str, PromptRow]:

@@ -13,7 +13,7 @@ from autotelic.core.errors import UsageError
 from autotelic.core.faults import faults
 from autotelic.core.registry import lookup
 from autotelic.refinement.adapted import Adapting
-from autotelic.refinement.work import IN_TURN, Strategy
+from autotelic.refinement.work import ABREAST, IN_TURN, Strategy
 
 __all__ = ["build_strategy", "consults_critic", "fan_out", "parameters", "uses"]
 
@@ -61,7 +61,8 @@ def uses(text: str, name: str) -> bool:
 def fan_out(text: str) -> int:
     """Say how many answers a strategy may have under way at once: of those within one another, the counts' product.
 
-    Of a strategy all whole numbers count that it takes, given or by default, but for those marked `IN_TURN`.
+    Of a strategy the whole numbers count that it takes, given or by default: those marked `ABREAST` and, of those that
+    are not marked `IN_TURN` either, the largest.
 
     Raises:
         UsageError: see `build_strategy`.
@@ -99,12 +100,15 @@ def _consults(node: ast.expr) -> bool:
 def _fan_out(node: ast.expr) -> int:
     maker, given, inner = _taken_apart(node)
     hints = get_type_hints(maker, include_extras=True)
-    own = [number for name, number in given.items() if type(number) is int and not _in_turn(hints.get(name))]
-    return prod(own) * max([1, *map(_fan_out, inner)])
+    numbers = {name: number for name, number in given.items() if type(number) is int}
+    abreast = [number for name, number in numbers.items() if _marked(hints.get(name), ABREAST)]
+    unmarked = [number for name, number in numbers.items() if not _marked(hints.get(name), ABREAST, IN_TURN)]
+    own = [*abreast, max([1, *unmarked])]
+    return prod(max(1, number) for number in own) * max([1, *map(_fan_out, inner)])
 
 
-def _in_turn(hint: Any) -> bool:
-    return any(IN_TURN in get_args(one) for one in (hint, *get_args(hint)))
+def _marked(hint: Any, *marks: str) -> bool:
+    return any(mark in get_args(one) for one in (hint, *get_args(hint)) for mark in marks)
 
 
 def _taken_apart(node: ast.expr) -> tuple[Any, dict[str, Any], list[ast.expr]]:

@@ -172,9 +172,11 @@ class Meter(Gateway):
         async with self.tally.turn:
             self.tally.begin()
             try:
-                async with asyncio.timeout(self.tally.left):
+                async with asyncio.timeout(self.tally.left) as clock:
                     found = await self._gateway.request(messages, sampling, on_text)
             except TimeoutError:
+                if not clock.expired():
+                    raise
                 self.tally.end(messages, (), "seconds")
                 self.tally.cut(spent := Spent("seconds"))
                 raise spent from None

@@ -29,6 +29,7 @@ from autotelic.serving import Gateway, Sampling
 from autotelic.tools import Toolbox
 
 __all__ = [
+    "ABREAST",
     "IN_TURN",
     "LIKELIEST",
     "Answer",
@@ -49,11 +50,12 @@ __all__ = [
 T = TypeVar("T")
 Examples = Callable[[int], Awaitable[Sequence[tuple[Message, ...]]]]
 """Gives the turns of up to so many solved examples that are like the task, the nearest first."""
-IN_TURN = "in turn"
-"""Marks a parameter that counts what goes one after the other: see `fan_out`."""
-Width = Annotated[int, Field(ge=1, le=1000, strict=True)]
-"""A parameter that counts what may go side by side; bounded, because a request from outside may name it."""
-Count = Annotated[Width, IN_TURN]
+ABREAST, IN_TURN = "abreast", "in turn"
+"""Mark parameters that count what goes side by side, and what goes one after the other: see `fan_out`."""
+_Bounded = Annotated[int, Field(ge=1, le=1000, strict=True)]  # a request from outside may name it
+Width = Annotated[_Bounded, ABREAST]
+"""A parameter that counts what may go side by side."""
+Count = Annotated[_Bounded, IN_TURN]
 """A parameter that counts what goes one after the other."""
 Share = Annotated[float, Field(ge=0, le=1)]
 """A parameter in [0, 1]."""
@@ -299,9 +301,11 @@ class Work:
         """
         tally = self.meter.tally
         try:
-            async with asyncio.timeout(tally.left):
+            async with asyncio.timeout(tally.left) as clock:
                 return await doing
         except TimeoutError:
+            if not clock.expired():
+                raise
             tally.cut(spent := Spent("seconds"))
             raise spent from None
 

@@ -187,8 +187,9 @@ def answer_share(share: float, room: int | None = None) -> Gate:
     """Let no one answer be more than `share` of what is kept of a family and role: `common_answer`.
 
     What is right by guessing is mostly the commonest answer; trained on, the guess becomes a habit. With fewer answers
-    than the share allows for (two, and 0.3), they are made equal. Four rows every answer may have, also the only one of
-    its family: some families have few answers.
+    than the share allows for (two, and 0.3), they are made equal; and where a few strays beside two or three answers
+    would cost more than half of the rows that are left so, the strays do not count. Four rows every answer may have,
+    also the only one of its family: some families have few answers.
 
     Args:
         share: largest share, in (0, 1].
@@ -233,11 +234,20 @@ def _fate(before: NearIndex, batch: NearIndex, one: Candidate) -> tuple[str, str
 def _most(sizes: Counter[str], share: float, room: int) -> int:
     """Return the largest quota under which no size is more than `share` of their sum or of the room, at least `_FEW`.
 
-    An answer that stands alone is judged as one of two: nothing else would bound it.
+    With k answers the share is at least 1/k; an answer that stands alone is judged as one of two, nothing else would
+    bound it. The smallest such share counts under which half of the rows are left that one half would leave.
     """
-    bound = max(share, 1 / max(2, len(sizes))) + 1e-9
-    quotas = range(max(sizes.values()), _FEW, -1)
-    return next((m for m in quotas if m <= bound * min(room, sum(min(size, m) for size in sizes.values()))), _FEW)
+
+    def kept(most: int) -> int:
+        return sum(min(size, most) for size in sizes.values())
+
+    def largest(bound: float) -> int:
+        quotas = range(max(sizes.values()), _FEW, -1)
+        return next((m for m in quotas if m <= (bound + 1e-9) * min(room, kept(m))), _FEW)
+
+    bounds = {max(share, 1 / k) for k in range(2, max(2, len(sizes)) + 1)}
+    quotas = [largest(bound) for bound in sorted(bounds)]
+    return next(most for most in quotas if 2 * kept(most) >= kept(quotas[-1]))
 
 
 def _each(judge: Callable[[Candidate], Drop | None]) -> Gate:

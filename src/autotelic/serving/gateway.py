@@ -96,15 +96,14 @@ class Gateway:
         self, messages: Sequence[Message], sampling: Sampling, on_text: OnText | None = None
     ) -> AsyncIterator[list[Completion]]:
         """Make as many requests as it takes to have `sampling.n` completions; gives those of each."""
-        made, rest = 0, sampling
+        found = await self.request(messages, sampling, on_text)
+        made = len(found)
+        yield found
         while made < sampling.n:
-            found = await self.request(messages, rest, on_text)
+            seed = None if sampling.seed is None else derive(sampling.seed, made)
+            found = await self.request(messages, replace(sampling, n=sampling.n - made, seed=seed), on_text)
             made += len(found)
             yield found
-            if not found:
-                break
-            seed = None if sampling.seed is None else derive(sampling.seed, made)
-            rest = replace(sampling, n=max(1, sampling.n - made), seed=seed)
 
     async def request(
         self, messages: Sequence[Message], sampling: Sampling, on_text: OnText | None = None
@@ -176,17 +175,18 @@ class Gateway:
     async def _once(
         self, messages: Sequence[Message], sampling: Sampling, on_text: OnText | None, said: list[str]
     ) -> list[Completion]:
-        if on_text is None:
-            return await self.backend.complete(messages, sampling, self.policy)
-
         def heard(text: str) -> None:
             said.append(text)
-            on_text(text)
+            if on_text is not None:
+                on_text(text)
 
-        if isinstance(self.backend, Streaming):
+        if on_text is not None and isinstance(self.backend, Streaming):
             return [await self.backend.stream(messages, sampling, self.policy, heard)]
         found = await self.backend.complete(messages, sampling, self.policy)
-        heard(found[0].text)
+        if not found:
+            raise Unavailable("an answer without any completion")
+        if on_text is not None:
+            heard(found[0].text)
         return found
 
     @asynccontextmanager

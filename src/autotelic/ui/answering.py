@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from autotelic.core.errors import UsageError
+from autotelic.core.errors import ServingError, UsageError
 from autotelic.core.words import Message
 from autotelic.graphs.ask import PLAIN, GraphContext
 from autotelic.graphs.refine import open_work
@@ -117,6 +117,8 @@ class Answerer:
         sampling = asked.sampling(default, apart=apart)
         live = None if sampling.tools else on_text  # a turn that may be a call is no text yet
         found = await meter.complete(asked.conversation(apart=apart), sampling, live)
+        if len(found) < sampling.n:
+            raise ServingError(f"{len(found)} of {sampling.n} answers came, then: {meter.tally.stopped}")
         choices = [said(completion, tools=bool(sampling.tools) and not apart) for completion in found]
         return Reply(choices, meter.tally.price)
 
