@@ -311,6 +311,8 @@ def config(tmp_path: Path) -> Path:
         (["run", "solve", "--input", "{}", "--tool", "hammer"], "'hammer'"),
         (["run", "solve", "--input", "{}", "--calls", "3", "--seconds", "2"], "--calls, --seconds would do nothing"),
         (["run", "solve", "--input", "{}", "--model", "a", "--run", "b"], "--model a is for who names neither"),
+        (["chat", "--model", "a", "--remote", "openai/b"], "--model a is for who names neither"),
+        (["serve", "--model", "a", "--run", "b"], "--model a is for who names neither"),
         (["run", "solve", "--input", "{}", "--base-url", "http://127.0.0.1:1"], "that --remote names"),
         (["graphs", "history", "solve", "t", "--threads", "none.sqlite"], "there are no threads in none.sqlite"),
     ],

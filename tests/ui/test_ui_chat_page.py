@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.graphs import simulated
+from tests.ui.chatting import voices
 from tests.ui.conftest import Model
 from tests.ui.test_ui_site import EVIL, KEY, make_run
 
@@ -27,6 +28,7 @@ from autotelic.graphs.source import Source
 from autotelic.serving import Gateway, Sampling
 from autotelic.store import ApprovalRow, DecisionRow, FeedbackRow, Ledger
 from autotelic.tools import Toolbox, ToolsConfig, tool
+from autotelic.ui import standby
 from autotelic.ui.browse import Runs
 from autotelic.ui.guard import Bounds, Guard
 from autotelic.ui.site import COOKIE, TOKEN_HEADER, Site
@@ -583,3 +585,22 @@ async def test_a_model_of_our_own_answers_where_no_run_is_named(
         turn = await talk.turn()
     assert [event.kind for event in events if isinstance(event, Event)][-1] == "end"
     assert turn is not None and turn.answer is not None and turn.drafts[0].policy == 0
+
+
+async def test_a_run_answers_also_where_a_remote_model_does_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Source] = []
+
+    @asynccontextmanager
+    async def noted(source: Source, *_: Any, **__: Any) -> AsyncIterator[Voices]:
+        asked.append(source)
+        yield voices()
+
+    monkeypatch.setattr(standby, "open_voices", noted)
+    source = Source(run=None, remote="openai/some", base_url="http://127.0.0.1:1")
+    opener = opener_of(source, ToolsConfig(), tmp_path / "threads.sqlite", lambda: nullcontext(Silent()))
+    for run in (None, RunDir(tmp_path)):
+        async with opener(run):
+            pass
+    assert asked == [source, Source(run=tmp_path)]

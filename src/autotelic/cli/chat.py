@@ -44,9 +44,8 @@ def chat(
         return
     from autotelic.cli.bars import Bars
     from autotelic.graphs.source import Source
-    from autotelic.serving import DEFAULT_MODEL
 
-    source = Source(run=run, model=model or DEFAULT_MODEL, remote=remote, base_url=base_url)
+    source = Source(run=run, model=model, remote=remote, base_url=base_url)
     tools = tools_config(tool, allow)
 
     async def talk() -> int:

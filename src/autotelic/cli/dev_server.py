@@ -20,7 +20,6 @@ from autotelic.cli.graphs import nobody
 from autotelic.core.progress import Silent
 from autotelic.graphs import GraphContext, build_ask, build_refine
 from autotelic.graphs.source import Source, graph_context
-from autotelic.serving import DEFAULT_MODEL
 from autotelic.tools import ToolsConfig
 
 __all__ = ["refine", "solve"]
@@ -48,7 +47,7 @@ async def _context() -> GraphContext:
             run = os.environ.get("AUTOTELIC_RUN")
             source = Source(
                 run=Path(run) if run else None,
-                model=os.environ.get("AUTOTELIC_MODEL", DEFAULT_MODEL),
+                model=os.environ.get("AUTOTELIC_MODEL"),
                 remote=os.environ.get("AUTOTELIC_REMOTE"),
                 base_url=os.environ.get("AUTOTELIC_BASE_URL"),
             )

@@ -77,7 +77,6 @@ def run_graph(
     from autotelic.graphs.running import NO_REPLY, find_graph
     from autotelic.graphs.source import Source
     from autotelic.refinement import Budget, build_strategy
-    from autotelic.serving import DEFAULT_MODEL
 
     payload = _json(given, "--input")
     reply = NO_REPLY if answer is None else _json(answer, "--answer")
@@ -87,8 +86,7 @@ def run_graph(
         raise UsageError("there is nothing to run. Give --input, or --thread of a thread that is to go on.")
     if answer is not None and given is not None:
         raise UsageError("--answer goes on with what waits for it and --input begins anew. Give one of them.")
-    if model is not None and (run is not None or remote is not None):
-        raise UsageError(f"--model {model} is for who names neither --run nor --remote. Leave one of them out.")
+    source = Source(run=run, model=model, remote=remote, base_url=base_url, others=tuple(other or ()))
     if run is not None:
         run_config(RunDir(run).require())  # a graph or a strategy may be one of its plug-ins'
     found = find_graph(graph)
@@ -105,7 +103,6 @@ def run_graph(
     strategy = strategy or "self_consistency"
     build_strategy(strategy)  # a mistake is found before anything is started
     how = {"strategy": strategy, "budget": Budget(calls=calls, tokens=tokens, seconds=seconds)}
-    source = Source(run=run, model=model or DEFAULT_MODEL, remote=remote, base_url=base_url, others=tuple(other or ()))
     name = thread or uuid.uuid4().hex[:8]
     shown = _Shown(quiet=as_json, lines=events)
     tools, where = tools_config(tool, allow), {"thread": name, "start": start, "answer": reply}

@@ -39,12 +39,11 @@ def serve(
     """
     from autotelic.cli.bars import Bars
     from autotelic.graphs.source import Source
-    from autotelic.serving import DEFAULT_MODEL
     from autotelic.ui import Address, Offer, keys_of
     from autotelic.ui import serve as serve_until_told
 
     chosen = () if no_key else keys_of(keys)
-    source = Source(run=run, model=model or DEFAULT_MODEL, remote=remote, base_url=base_url)
+    source = Source(run=run, model=model, remote=remote, base_url=base_url)
     offer = Offer(source, tools_config(tool, allow), tuple(graph or ()))
     address = Address(host, port, chosen, tuple(origin or ()), size, rate, traces=traces)
 

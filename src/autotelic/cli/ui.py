@@ -71,12 +71,11 @@ def ui(
         from autotelic.cli.bars import Bars
         from autotelic.graphs.running import threads_file
         from autotelic.graphs.source import Source
-        from autotelic.serving import DEFAULT_MODEL
         from autotelic.ui.site_chat import ChatPages
         from autotelic.ui.standby import opener_of
 
         place, tools = threads or threads_file(), tools_config(tool, allow)
-        source = Source(run=None, model=model or DEFAULT_MODEL, remote=remote, base_url=base_url)
+        source = Source(run=None, model=model, remote=remote, base_url=base_url)
         opener = opener_of(source, tools, place, Bars, memory=memory, rounds=rounds, max_tokens=max_tokens)
         return ChatPages(place, opener)
 

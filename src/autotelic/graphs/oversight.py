@@ -139,7 +139,10 @@ def wait(question: dict[str, Any]) -> bool:
     Raises:
         Waiting: always.
     """
-    raise Waiting(f"{question['ask']} This waits for a person: autotelic approve RUN {question['request']} --yes")
+    raise Waiting(
+        f"{question['ask']} This waits for a person: autotelic approve RUN {question['request']} --yes|--no, where RUN "
+        "is the run's directory."
+    )
 
 
 def log_head(ledger: Ledger) -> str:

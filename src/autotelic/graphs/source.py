@@ -19,7 +19,7 @@ from autotelic.graphs.config import run_config
 from autotelic.graphs.others import open_others, open_remote
 from autotelic.graphs.session import find_base, open_memory, run_embedder
 from autotelic.graphs.skill_library import open_made
-from autotelic.serving import Gateway, PolicyServer, ServingConfig, resolve_model
+from autotelic.serving import DEFAULT_MODEL, Gateway, PolicyServer, ServingConfig, resolve_model
 from autotelic.store import Ledger
 from autotelic.tools import Tool, ToolsConfig, open_toolbox
 from autotelic.training import Trainer, read_policy
@@ -33,17 +33,21 @@ class Source:
 
     run: Path | None
     """A run, with its memory."""
-    model: str
-    """What vLLM serves if no run is named."""
-    remote: str | None
+    model: str | None = None
+    """What vLLM serves if neither a run nor a remote model is named; by default `DEFAULT_MODEL`."""
+    remote: str | None = None
     """A model that LiteLLM calls, e.g. `openai/NAME`."""
-    base_url: str | None
+    base_url: str | None = None
     """Address of an OpenAI-compatible server for `remote`."""
     others: tuple[str, ...] = ()
     """Models that take part beside it, by LiteLLM's names; `NAME=URL` for one on an OpenAI-compatible server."""
 
     def __post_init__(self) -> None:
-        """Refuse an address of nobody."""
+        """Refuse what would not be used."""
+        if self.model and (self.run or self.remote):
+            raise UsageError(
+                f"--model {self.model} is for who names neither --run nor --remote. Leave one of them out."
+            )
         if self.base_url and not self.remote:
             raise UsageError("--base-url is the address of the model that --remote names; name one, e.g. openai/NAME.")
 
@@ -76,7 +80,7 @@ async def open_source(source: Source, progress: Progress, *, log: str = "vllm.lo
             yield Served(open_remote(stack, source.remote, source.base_url))
             return
         if source.run is None:
-            policy, log_file = await _base(stack, source.model, progress)
+            policy, log_file = await _base(stack, source.model or DEFAULT_MODEL, progress)
             server = await _serve(stack, ServingConfig(), policy, log_file, progress)
             yield Served(server.gateway, server)
             return

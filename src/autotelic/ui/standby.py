@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from autotelic.core.progress import Progress
@@ -64,7 +64,7 @@ def opener_of(
 
     @asynccontextmanager
     async def opened(run: RunDir | None) -> AsyncIterator[Place]:
-        asked = source if run is None else replace(source, run=run.root, remote=None)
+        asked = source if run is None else Source(run=run.root)
         async with AsyncExitStack() as stack:
             with progress() as shown:
                 opening = open_voices(asked, tools, shown, log="chat.log", person=True, memory=memory)
