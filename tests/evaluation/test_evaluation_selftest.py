@@ -55,6 +55,13 @@ async def test_a_right_checker_passes_with_every_sheet() -> None:
     ]
 
 
+async def test_gold_answers_are_judged_on_all_tasks_and_wrong_ones_on_a_sample() -> None:
+    tasks = [*Arithmetic.tasks(100), *asking("3", "4", "5", family="sub")]
+    sizes = {sheet.name: sheet.n for sheet in (await self_test(Arithmetic(right), tasks)).sheets}
+    assert sizes.pop("gold answers") == 103
+    assert set(sizes.values()) == {33}, "30 of each family"
+
+
 BROKEN: dict[str, tuple[Rule, str]] = {
     "always true": (lambda gold, answer: 1.0, "nonsense: 100%"),
     "always false": (lambda gold, answer: 0.0, "gold answers: 0%"),

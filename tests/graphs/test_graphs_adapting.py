@@ -14,10 +14,11 @@ from autotelic.cli.app import app
 from autotelic.core.config import load_config
 from autotelic.core.errors import TrainingError, UsageError
 from autotelic.core.run_dir import RunDir
-from autotelic.graphs import Config
+from autotelic.graphs import Config, adapting
 from autotelic.graphs.adapting import prepared
 from autotelic.graphs.refining import answer_suite_by
 from autotelic.graphs.session import open_session
+from autotelic.graphs.strategy_solver import reached
 from autotelic.memory import Demonstration, Query
 from autotelic.refinement import build_strategy
 from autotelic.store import DeliveryRow, Ledger, PolicyRow, RouteRow, StrategyRow
@@ -100,6 +101,15 @@ def test_where_nothing_can_be_learned_the_policy_answers_as_it_is(
     assert {row.stopped for row in ledger.rows(StrategyRow) if row.strategy.startswith(strategy)} == {why}
     assert not (copied / "policies" / "adapted").exists()
     ledger.close()
+
+
+def test_a_vote_that_was_cut_short_is_not_trained_on(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def cut(*args: Any, **more: Any) -> Any:
+        return (await reached(*args, **more)).model_copy(update={"stopped": "seconds"})
+
+    monkeypatch.setattr(adapting, "reached", cut)
+    (found,) = evaluated(copied, VOTE, policy=0)["strategies"]
+    assert found["stopped"] == {"nothing to train on": 24}
 
 
 async def test_what_is_near_to_a_suite_is_not_trained_on(copied: Path) -> None:

@@ -29,7 +29,7 @@ from autotelic.graphs.prompting import prompt_items
 from autotelic.graphs.solve import build_solve
 from autotelic.graphs.strategy_solver import StrategySolver
 from autotelic.serving import Gateway, Sampling, ScriptedBackend, TooLong
-from autotelic.store import EvaluationRow, Ledger, PromptCallRow, PromptRow, ProposalRow, StrategyRow, TaskRow
+from autotelic.store import EvaluationRow, Ledger, PromptCallRow, PromptRow, ProposalRow, RouteRow, StrategyRow, TaskRow
 
 pytestmark = pytest.mark.e2e
 
@@ -422,3 +422,12 @@ def test_what_cannot_be_evolved_is_said(copied: Path, heeding: type[Heeding]) ->
     with pytest.raises(UsageError, match="no version 1 of its prompts"):
         invoke("prompts", "show", copied, 1)
     assert invoke("prompts", "list", copied).exit_code == 0
+
+
+def test_where_routes_were_proved_on_the_same_tasks_more_is_asked(copied: Path, heeding: type[Heeding]) -> None:
+    proved: Any = {"promoted": False, "routes": {}, "choices": [], "evidence": {"n": 1}}
+    ledger = Ledger(copied / "ledger.sqlite")
+    ledger.add([RouteRow(version=1, policy=0, learned_on="fresh:1", proved_on="fresh:2", **proved)])
+    ledger.close()
+    found = json.loads(invoke("prompts", "evolve", copied, "--policy", 0, "--calls", 120, "--json").stdout)
+    assert "lower bound at 0.975 is above zero" in found["reasons"][0]

@@ -294,3 +294,12 @@ def test_other_models_speak_in_self_play(play: Play, parrots: str) -> None:
 def test_run_refine_refuses_a_strategy_before_it_starts_a_model() -> None:
     with pytest.raises(UsageError, match="no strategy is called 'nobody'"):
         invoke("run", "refine", "--strategy", "nobody", "--input", '{"question": "2 + 2?"}')
+
+
+def test_answers_are_kept_where_their_page_cannot_be_written(copied: Path) -> None:
+    (copied / "strategies-frozen.html").mkdir()
+    with pytest.raises(UsageError, match=r"cannot be written.* The answers are kept"):
+        invoke("eval", copied, "--strategy", "direct")
+    ledger = Ledger(copied / "ledger.sqlite")
+    assert ledger.count(StrategyRow) == 24
+    ledger.close()

@@ -16,8 +16,8 @@ from autotelic.graphs.ask import PLAIN, GraphContext
 from autotelic.graphs.refine import open_work
 from autotelic.graphs.running import compiled
 from autotelic.graphs.session import as_dicts
-from autotelic.graphs.strategy_solver import reached
-from autotelic.refinement import Draft, Meter, Price, Spent, build_strategy
+from autotelic.graphs.strategy_solver import how_found, reached
+from autotelic.refinement import Meter, Price, Spent, build_strategy
 from autotelic.serving import OnText, Sampling
 from autotelic.serving.openai_wire import ChatRequest, said
 from autotelic.ui.names import Named, read_name
@@ -42,8 +42,8 @@ class Reply:
     """Of all calls; of a graph that holds a model of its own, nothing but the time."""
     stopped: str = ""
     """What cut a strategy short, see `Answer.stopped`."""
-    drafts: Sequence[Draft] = ()
-    """What a strategy made its answer of."""
+    drafts: Sequence[Mapping[str, Any]] = ()
+    """What a strategy made its answer of, see `how_found`."""
     policy: int | None = None
     """Number of the policy that answered, `None` for a remote model."""
 
@@ -133,7 +133,7 @@ class Answerer:
         found = await reached(build_strategy(strategy), work, partly=True)
         text = found.draft.text if found.text is None else found.text
         reason = "length" if found.text is None or found.stopped else "stop"
-        return Reply([_text(text, reason)], found.price, found.stopped, found.draft.of)
+        return Reply([_text(text, reason)], found.price, found.stopped, how_found(found)["drafts"])
 
     def _bounded(self, asked: ChatRequest) -> GraphContext:
         most = asked.max_completion_tokens or asked.max_tokens or self._context.max_tokens

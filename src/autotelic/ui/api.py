@@ -173,9 +173,8 @@ def _body(asked: ChatRequest, reply: Reply) -> dict[str, Any]:
     body["usage"]["prompt_tokens_details"] = {"cached_tokens": reply.price.cached_tokens}
     # OpenAI's field for what stood behind an answer.
     body["system_fingerprint"] = None if reply.policy is None else f"policy-{reply.policy}"
-    drafts = [draft.model_dump(include={"by", "answer", "score", "certainty"}) for draft in reply.drafts]
     spent = {"calls": reply.price.calls, "seconds": round(reply.price.seconds, 3), "stopped": reply.stopped}
-    return {**body, "autotelic": {**spent, "drafts": drafts}}
+    return {**body, "autotelic": {**spent, "drafts": reply.drafts}}
 
 
 def _usage(reply: Reply) -> tuple[int, int]:

@@ -78,8 +78,8 @@ function how(turn) {
   const last = turn.drafts.map((draft) => draft.critique).filter(Boolean).at(-1);
   const verdict = last ? `; critic: ${last.verdict || "no verdict"}` : "";
   const count = `${turn.drafts.length} draft${turn.drafts.length === 1 ? "" : "s"}`;
-  const spent = turn.who.strategy && turn.drafts.length ? `; ${price(turn.drafts.at(-1))}` : "";
-  const summary = make("summary", { "data-key": `how ${turn.id}` }, `${count}${spent}${verdict}`);
+  const spent = turn.who.strategy && turn.drafts.length ? price(turn.drafts.at(-1)) : "";
+  const summary = make("summary", { "data-key": `how ${turn.id}` }, `${count}${spent && "; "}${spent}${verdict}`);
   return make("details", { class: "how", "data-turn": turn.id }, summary, ...drafts(turn));
 }
 
