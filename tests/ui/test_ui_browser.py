@@ -329,20 +329,29 @@ def test_two_are_compared_and_a_file_is_given(served: Served, visiting: Visiting
 
 def test_a_message_that_was_not_taken_is_still_there(served: Served, visiting: Visiting, tmp_path: Path) -> None:
     visit = visiting("wide")
-    page = visit.go(served.begin("owls"))
+    page = visit.go(served.begin("slow owls"))
     (tmp_path / "birds.txt").write_text("hoot")
     page.locator("#files").set_input_files(tmp_path / "birds.txt")
-    page.locator("#text").fill("owls")  # as was said before: it is not the words that tell
+    page.locator("#text").fill("slow owls")  # as was said before: it is not the words that tell
     page.locator("#who").fill("policy-7")
     page.locator("#send").click()
     expect(page.locator("#status")).to_contain_text("there is no policy-7")
-    expect(page.locator("#text")).to_have_value("owls")
+    expect(page.locator("#text")).to_have_value("slow owls")
     expect(page.locator("#turns > li")).to_have_count(1)
     page.locator("#who").fill("champion")
-    page.locator("#send").click()
-    expect(page.locator("#turns > li").nth(1).locator(".asked li")).to_contain_text("birds.txt")
-    expect(page.locator("#text")).to_have_value("")
-    page.locator("#text").fill("fail")
+    served.hold()
+    try:
+        page.locator("#send").click()
+        expect(page.locator("#turns > li").nth(1).locator(".asked li")).to_contain_text("birds.txt")
+        expect(page.locator("#text")).to_have_value("")
+        page.locator("#text").fill("fail")
+        page.locator("#send").click()
+        expect(page.locator("#status")).to_contain_text("still being written")
+        expect(page.locator("#text")).to_have_value("fail")
+    finally:
+        served.let_go()
+    expect(page.locator("#turns > li").nth(1).locator(".answer pre")).to_be_visible()
+    expect(page.locator("#status")).to_have_text("")
     page.locator("#send").click()
     expect(page.locator("#status")).to_contain_text("the model gave no answer")
     expect(page.locator("#turns > li")).to_have_count(3)

@@ -78,7 +78,7 @@ class Talker(Model):
         (found,) = await self.complete(messages, sampling, policy)
         first, *rest = found.text.split(" ")
         on_text(first)
-        if messages[-1].content.endswith("slow"):
+        if "slow" in messages[-1].content:
             self.begun.set()
             await self.pause.wait()
         for word in rest:

@@ -2,6 +2,7 @@
 // Whatever a person, a model or a file said is set as text, never as markup.
 "use strict";
 const MOST_TEXT = 200000;
+const BUSY = "One moment: the answer is still being written…";
 const chat = document.getElementById("chat");
 const part = Object.fromEntries(
   ["turns", "growing", "status", "say", "text", "who", "files", "send", "stop", "learn", "unlearnt", "rename"].map((id) => [id, document.getElementById(id)])
@@ -273,7 +274,7 @@ async function* lines(answer) {
 }
 
 async function act(asked) {
-  if (working) return tell("One moment: the answer is still being written.") || false;
+  if (working) return tell(BUSY) || false;
   working = new AbortController();
   begin(asked);
   const before = state?.turns.at(-1)?.id;
@@ -357,7 +358,7 @@ async function given() {
 part.say.addEventListener("submit", async (event) => {
   event.preventDefault();
   const text = part.text.value.trim();
-  if (!text || working) return working ? tell("One moment: the answer is still being written.") : part.text.focus();
+  if (!text || working) return working ? tell(BUSY) : part.text.focus();
   let files;
   try {
     files = await given();
