@@ -4,8 +4,8 @@ Four classes of `reasoning_gym` 0.1.25 pass a model's answer to `eval`, and five
 `eval` in a coat. Both run whatever the answer says, in the process that computes rewards. Here `eval` becomes
 `literal_eval` inside those modules, and an answer for sympy has to be plain arithmetic of bounded size first. Refused
 everywhere are exponents of four digits and, where they are not the answer, infinities and "nan" (`complex_arithmetic`
-finds it at no distance from any number). All else about a score is the package's own, weak spots included (`puzzle24`
-accepts any four numbers in range that make 24).
+finds it at no distance from any number). Four families pass over what stands beside a right answer: theirs may have no
+more words than the package's own. All else about a score is the package's.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ _SYMPY = re.compile(r"(?<!\w)(?:parse_expr|sympify)\(")
 _DERIVES = re.compile(r"sympy\.diff\(")
 _HUGE_EXPONENT = re.compile(r"[\d._][eE][+-]?(?:_?\d){4,}")
 _NOT_FINITE = re.compile(r"(?<![^\W\d])(?:nan|inf|infinity)[ij]?(?![^\W\d])", re.IGNORECASE)
+_WORD = re.compile(r"[^\s,]+")
+_NOTHING_BESIDE = {"gsm_symbolic", "letter_jumble", "polynomial_equations", "time_intervals"}
 _MAX_ANSWER = 20_000
 _MAX_ARITHMETIC = 500
 _MAX_POWER = 32
@@ -49,6 +51,7 @@ class Scorer:
         module = sys.modules[type(dataset).__module__]
         if _EVAL.search(source):
             vars(module)["eval"] = ast.literal_eval
+        self._nothing_beside = module.__name__.rpartition(".")[2] in _NOTHING_BESIDE
         self._arithmetic = bool(_SYMPY.search(source)) and "sympy" in inspect.getsource(module)
         self.unbounded = self._arithmetic and bool(_DERIVES.search(source))
         """Whether sympy simplifies what the answer says, for which no rule about its text bounds the time."""
@@ -64,6 +67,8 @@ class Scorer:
         if len(answer) > _MAX_ANSWER or _HUGE_EXPONENT.search(answer):
             return True
         if _NOT_FINITE.search(answer) and not _NOT_FINITE.search(str(entry["answer"])):
+            return True
+        if self._nothing_beside and len(_WORD.findall(answer)) > len(_WORD.findall(str(entry["answer"]))):
             return True
         return self._arithmetic and not is_arithmetic(answer, symbols=self.unbounded)
 
