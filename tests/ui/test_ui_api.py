@@ -304,7 +304,7 @@ async def test_who_hangs_up_stops_being_answered(address: str, model: Model) -> 
         for asked in (chat(), chat(stream=True), chat(stream=True, model="champion:self-refine")):
             with pytest.raises(httpx.ReadTimeout):
                 await client.post(f"{address}/chat/completions", json=asked, timeout=httpx.Timeout(5, read=0.2))
-        for _ in range(200):
+        for _ in range(2000):
             text = (await client.get(f"{address.removesuffix('/v1')}/metrics")).text
             if "autotelic_requests_running 0.0" in text:
                 break

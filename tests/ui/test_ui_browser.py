@@ -37,6 +37,8 @@ from autotelic.ui.site_chat import ChatPages
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
+PATIENCE = 20_000
+"""Milliseconds that a busy machine is given for anything."""
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 WAYS = {
     "wide": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
@@ -126,6 +128,7 @@ def browser() -> Iterator[Browser]:
     if found is None:
         pytest.fail("there is no Chromium: install it with apt-get install chromium, or run make browser.")
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=found, args=arguments)
         yield opened
@@ -139,7 +142,7 @@ class Visit:
         self._context = browser.new_context(**WAYS[way])  # type: ignore[arg-type]
         self._context.add_cookies([{"name": COOKIE, "value": KEY, "url": url}])
         self.page: Page = self._context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(PATIENCE)
         self.faults: list[str] = []
         self._url = url
         self.page.on("console", lambda one: self._fault(one.type == "error", f"console: {one.text}"))
